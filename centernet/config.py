@@ -1,0 +1,135 @@
+"""Every config key that this package adds to detectron2's, with its meaning, unit and default.
+
+Names and defaults are those of the published CenterNet2 configs ("Probabilistic two-stage detection", arXiv 2103.07461), so
+that its YAML files load unchanged. Keys marked *inert* are accepted for old files and do nothing.
+Pixels are pixels of the network input (after resizing); probabilities are in [0, 1].
+"""
+
+from detectron2.config import CfgNode as CN
+
+__all__ = ["add_centernet_config"]
+
+
+def add_centernet_config(cfg: CN) -> None:
+    """Add the keys to ``cfg`` in place.
+
+    Safe to call before or after other projects' ``add_*_config`` functions, which re-assign some of the same keys.
+    """
+    cfg.MODEL.CENTERNET = _first_stage()
+    cfg.MODEL.BIFPN = _bifpn()
+    cfg.MODEL.DLA = _dla()
+    _add_box_head(cfg.MODEL.ROI_BOX_HEAD)
+    _add_solver(cfg.SOLVER)
+    _add_input(cfg.INPUT)
+    _add_dataloader(cfg.DATALOADER)
+    _add_debug(cfg)
+
+
+def _first_stage() -> CN:
+    node = CN()
+    # --- what the first stage sees
+    node.NUM_CLASSES = 80  # channels of the class heatmap; unused with ONLY_PROPOSAL
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]  # backbone outputs, finest first
+    node.FPN_STRIDES = [8, 16, 32, 64, 128]  # pixels a cell, one a feature
+    # --- head
+    node.NORM = "GN"  # norm of the towers ('' for none)
+    node.USE_DEFORMABLE = False  # last conv of each tower is a modulated deformable conv
+    node.NUM_CLS_CONVS = 4  # convs of the class tower
+    node.NUM_BOX_CONVS = 4  # convs of the box tower (also carries the class-agnostic heatmap)
+    node.NUM_SHARE_CONVS = 0  # convs before both towers
+    node.PRIOR_PROB = 0.01  # heatmap probability at initialisation
+    node.WITH_AGN_HM = False  # predict the class-agnostic heatmap P(object)
+    node.ONLY_PROPOSAL = False  # no class heatmap; the output is proposals (needs WITH_AGN_HM)
+    node.AS_PROPOSAL = False  # class-specific boxes are handed on as proposals
+    # --- targets
+    node.SOI = [[0, 80], [64, 160], [128, 320], [256, 640], [512, 10000000]]
+    # ^ sizes of interest: half box diagonals in pixels that a level is responsible for, both ends included
+    node.HM_MIN_OVERLAP = 0.8  # IoU that a shifted box keeps at one Gaussian radius
+    node.MIN_RADIUS = 4  # smallest Gaussian radius, pixels
+    node.MORE_POS = False  # add well-predicted neighbours of the centre as heatmap positives
+    node.MORE_POS_THRESH = 0.2  # box loss under which a neighbour counts
+    node.MORE_POS_TOPK = 9  # at most this many candidates an object
+    # --- losses
+    node.LOC_LOSS_TYPE = "giou"  # 'giou', 'iou' (-log) or 'linear_iou' (1 - iou)
+    node.SIGMOID_CLAMP = 1e-4  # heatmap probabilities are clamped to [this, 1 - this] in the loss
+    node.HM_FOCAL_ALPHA = 0.25  # weight of positives (negatives get 1 - alpha); negative: no such weights
+    node.HM_FOCAL_BETA = 4  # exponent of (1 - heatmap) on negatives
+    node.LOSS_GAMMA = 2.0  # focal exponent
+    node.POS_WEIGHT = 1.0  # weight of the positive heatmap term
+    node.NEG_WEIGHT = 1.0  # weight of the negative heatmap term
+    node.REG_WEIGHT = 2.0  # weight of the box loss
+    node.IGNORE_HIGH_FP = -1.0  # > 0: negatives predicted above this probability carry no loss
+    node.NOT_NORM_REG = True  # weight 1 for every regression cell (False: the heatmap value)
+    node.NO_REDUCE = False  # normalise by this process's positives instead of the mean over processes
+    # --- decoding; TRAIN / TEST follow the mode of the module
+    node.INFERENCE_TH = 0.05  # smallest candidate probability
+    node.CENTER_NMS = False  # keep 3x3 local maxima of the heatmap instead of box NMS
+    node.NOT_NMS = False  # no box NMS
+    node.NMS_TH_TRAIN = 0.6  # first-stage NMS, IoU
+    node.NMS_TH_TEST = 0.6
+    node.PRE_NMS_TOPK_TRAIN = 1000  # candidates a level and image
+    node.PRE_NMS_TOPK_TEST = 1000
+    node.POST_NMS_TOPK_TRAIN = 100  # proposals an image
+    node.POST_NMS_TOPK_TEST = 100
+    return node
+
+
+def _bifpn() -> CN:
+    node = CN()
+    node.NUM_LEVELS = 5
+    node.NUM_BIFPN = 6  # repeats
+    node.NORM = "GN"
+    node.OUT_CHANNELS = 160
+    node.SEPARABLE_CONV = False
+    return node
+
+
+def _dla() -> CN:
+    node = CN()
+    node.OUT_FEATURES = ["dla2"]
+    node.USE_DLA_UP = True  # deformable up-sampling path
+    node.NUM_LAYERS = 34
+    node.MS_OUTPUT = False  # several output levels
+    node.NORM = "BN"
+    node.DLAUP_IN_FEATURES = ["dla3", "dla4", "dla5"]
+    node.DLAUP_NODE = "conv"  # 'conv' or 'dcn'
+    return node
+
+
+def _add_box_head(node: CN) -> None:
+    node.MULT_PROPOSAL_SCORE = False  # final score = sqrt(class probability x first-stage score)
+    node.USE_SIGMOID_CE = False  # per-class sigmoid instead of softmax
+    node.PRIOR_PROB = 0.01  # class probability at initialisation, with USE_SIGMOID_CE
+    node.USE_FED_LOSS = False  # federated loss: classes are sampled a step
+    node.FED_LOSS_NUM_CAT = 50  # classes a step
+    node.FED_LOSS_FREQ_WEIGHT = 0.5  # classes are drawn with probability ~ image_count ** this
+    node.CAT_FREQ_PATH = "datasets/lvis/lvis_v1_train_cat_info.json"  # JSON list of {id, image_count}
+    node.USE_EQL_LOSS = False  # inert
+    node.EQL_FREQ_CAT = 200  # inert
+
+
+def _add_solver(node: CN) -> None:
+    node.RESET_ITER = False  # start at iteration 0 even if the weights file carries an iteration
+    node.TRAIN_ITER = -1  # >= 0: stop after this many iterations; the schedule still follows MAX_ITER
+
+
+def _add_input(node: CN) -> None:
+    node.CUSTOM_AUG = ""  # '', 'ResizeShortestEdge' or 'EfficientDetResizeCrop'
+    node.TRAIN_SIZE = 640  # pixels, EfficientDetResizeCrop
+    node.TEST_SIZE = 640  # pixels, longest side with TEST_INPUT_TYPE 'square'
+    node.SCALE_RANGE = (0.1, 2.0)  # scale of EfficientDetResizeCrop, relative to TRAIN_SIZE
+    node.TEST_INPUT_TYPE = "default"  # 'default': MIN_SIZE_TEST / MAX_SIZE_TEST; 'square': TEST_SIZE
+    node.NOT_CLAMP_BOX = False  # boxes may reach outside the image; their centres are clamped into it
+
+
+def _add_dataloader(node: CN) -> None:
+    node.SOURCE_AWARE = False  # remember which dataset an image came from (MultiDatasetSampler)
+    node.DATASET_RATIO = [1, 1]  # sampling ratio of the datasets of DATASETS.TRAIN
+
+
+def _add_debug(cfg: CN) -> None:
+    cfg.DEBUG = False  # draw targets and predictions while training
+    cfg.SAVE_DEBUG = False  # ... into output/save_debug instead of windows
+    cfg.DEBUG_SHOW_NAME = False  # ... with class names
+    cfg.VIS_THRESH = 0.3  # ... of detections above this score
+    cfg.SAVE_PTH = False  # inert

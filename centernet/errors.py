@@ -1,0 +1,34 @@
+"""The one exception type that a user sees, and the command-line edge that prints it.
+
+Everything that a user can cause (a misspelt key, a missing file, a class count that does not fit) is raised as
+:class:`UserError` with ONE sentence that says what is wrong, where, and what to do. A command line wraps its ``main`` in
+:func:`command_line`, which prints that sentence without a traceback and exits with :data:`EXIT_USER_ERROR`. Any other exception
+is a defect of ours and keeps its traceback.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(Exception):
+    """Something the user can mend. ``str(error)`` is one sentence: what is wrong, where, and what to do."""
+
+
+def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Wrap the ``main`` of a command line: a :class:`UserError` becomes one line on stderr and exit status 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args: object, **kwargs: object) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except UserError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return EXIT_USER_ERROR
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            return 130
+
+    return wrapped
