@@ -1,3 +1,31 @@
 """CenterNet2 as a detectron2 extension. Importing this package registers its models, backbones and datasets."""
 
 __version__ = "0.1.0"
+
+from .config import add_centernet_config
+from .errors import UserError
+from .modeling import (
+    CenterNet,
+    CenterNetDetector,
+    ProbabilisticCascadeROIHeads,
+    ProbabilisticROIHeads,
+    build_p35_resnet_fpn_backbone,
+    build_p67_resnet_fpn_backbone,
+)
+
+# published names
+CustomROIHeads = ProbabilisticROIHeads
+CustomCascadeROIHeads = ProbabilisticCascadeROIHeads
+
+__all__ = [
+    "CenterNet",
+    "CenterNetDetector",
+    "CustomCascadeROIHeads",
+    "CustomROIHeads",
+    "ProbabilisticCascadeROIHeads",
+    "ProbabilisticROIHeads",
+    "UserError",
+    "add_centernet_config",
+    "build_p35_resnet_fpn_backbone",
+    "build_p67_resnet_fpn_backbone",
+]

@@ -71,6 +71,14 @@ def _first_stage() -> CN:
     node.PRE_NMS_TOPK_TEST = 1000
     node.POST_NMS_TOPK_TRAIN = 100  # proposals an image
     node.POST_NMS_TOPK_TEST = 100
+    # --- choices of the published models that one may want to undo (their defaults keep the published numbers)
+    node.CLAMP_CENTERS = True  # a centre outside the map moves to the nearest cell (False: indexes another row, as published)
+    node.UNIQUE_POSITIVES = False  # objects that share a cell and class count once
+    node.HM_ONLY_ASSIGNED_LEVELS = False  # draw Gaussians on the responsible levels only
+    node.IOU_OFFSET = 1.0  # added to intersection and union in the box loss, square strides
+    node.SQRT_SCORE = True  # WITH_AGN_HM: score = sqrt(probability), so that the final score has P(object) ** (1 / 4)
+    node.CLIP_PROPOSALS = False  # clip first-stage boxes to the image
+    node.CHECK_FINITE = True  # NaN or infinity raises an error that names the tensor
     return node
 
 

@@ -1,0 +1,112 @@
+"""ROI heads whose score is the product of both stages, with and without cascade.
+
+Training is detectron2's; inference runs on padded tensors from the proposals to the last box.
+Source: "Probabilistic two-stage detection" (arXiv 2103.07461) section 3; Cascade R-CNN (arXiv 1712.00726).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ...ops.detections import PaddedDetections, clip_boxes
+from ...ops.second_stage import DetectRules, combine_scores, select_detections
+from ...registration import register_once
+from ..padded_instances import PaddedInstances, pad_proposals
+from .box_predictor import ProbabilisticBoxPredictor
+
+
+class _PaddedInference(nn.Module):
+    """Inference of one or several box stages on padded tensors. Subclasses say what a stage is."""
+
+    box_in_features: list[str]
+    box_pooler: nn.Module
+
+    def _stages(self) -> Sequence[tuple[nn.Module, ProbabilisticBoxPredictor]]:
+        """``(box head, box predictor)`` of each stage."""
+        raise NotImplementedError
+
+    def detect(
+        self, features: dict[str, Tensor], proposals: PaddedDetections, image_sizes: Sequence[tuple[int, int]]
+    ) -> PaddedDetections:
+        """Final detections of a batch.
+
+        Args:
+            features: ``{name: [B, C, H_l, W_l]}``.
+            proposals: ``[B, K]`` from the first stage; only boxes, scores and the mask are read.
+            image_sizes: ``(height, width)`` in pixels, one an image.
+
+        Returns:
+            ``DETECTIONS_PER_IMAGE`` slots an image; boxes in network-input pixels, inside the image.
+        """
+        maps = [features[f] for f in self.box_in_features]
+        batch, slots = proposals.valid.shape
+        sizes = torch.as_tensor(image_sizes, device=proposals.boxes.device)
+        boxes, probabilities = proposals.boxes, []
+        for stage, (head, predictor) in enumerate(self._stages()):
+            if stage > 0:
+                boxes = clip_boxes(boxes, sizes)
+            pooled = self.box_pooler(maps, [Boxes(b) for b in boxes.unbind()])
+            logits, deltas = predictor(head(pooled))
+            probabilities.append(predictor.class_probabilities(logits).view(batch, slots, -1))
+            boxes = predictor.box2box_transform.apply_deltas(deltas, boxes.flatten(0, 1)).view(batch, slots, -1)
+        scores = combine_scores(probabilities, proposals.scores if predictor.mult_proposal_score else None)
+        rules = DetectRules(predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image)
+        return select_detections(boxes, scores, proposals.valid, sizes, rules)
+
+    def _forward_box(
+        self, features: dict[str, Tensor], proposals: Sequence[Instances], *targets: Any
+    ) -> dict[str, Tensor] | list[Instances]:
+        """Losses in training (detectron2's); detections in inference."""
+        if self.training:
+            return super()._forward_box(features, proposals, *targets)
+        image_sizes = [p.image_size for p in proposals]
+        if isinstance(proposals, PaddedInstances):
+            image_sizes = list(proposals.image_sizes)
+        return list(PaddedInstances(self.detect(features, pad_proposals(proposals), image_sizes), image_sizes))
+
+
+def _without_own_fed_loss(cfg: CfgNode) -> CfgNode:
+    """A copy for detectron2's constructor: newer versions would build a federated loss that needs LVIS metadata."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = False
+    return cfg
+
+
+@register_once(ROI_HEADS_REGISTRY, "CustomROIHeads")
+class ProbabilisticROIHeads(_PaddedInference, StandardROIHeads):
+    """One box stage (Faster R-CNN). Registered as ``CustomROIHeads``, its published name."""
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        parts = super()._init_box_head(_without_own_fed_loss(cfg), input_shape)
+        parts["box_predictor"] = ProbabilisticBoxPredictor(cfg, parts["box_head"].output_shape)
+        return parts
+
+    def _stages(self) -> Sequence[tuple[nn.Module, ProbabilisticBoxPredictor]]:
+        return [(self.box_head, self.box_predictor)]
+
+
+@register_once(ROI_HEADS_REGISTRY, "CustomCascadeROIHeads")
+class ProbabilisticCascadeROIHeads(_PaddedInference, CascadeROIHeads):
+    """A cascade of box stages. Registered as ``CustomCascadeROIHeads``, its published name."""
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        parts = super()._init_box_head(_without_own_fed_loss(cfg), input_shape)
+        weights = cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS
+        parts["box_predictors"] = [
+            ProbabilisticBoxPredictor(cfg, head.output_shape, box2box_transform=Box2BoxTransform(weights=w))
+            for head, w in zip(parts["box_heads"], weights, strict=True)
+        ]
+        return parts
+
+    def _stages(self) -> Sequence[tuple[nn.Module, ProbabilisticBoxPredictor]]:
+        return list(zip(self.box_head, self.box_predictor, strict=True))

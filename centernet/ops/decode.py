@@ -1,0 +1,104 @@
+"""From first-stage maps to proposals or detections, in tensors of fixed size.
+
+Source: "Probabilistic two-stage detection" (arXiv 2103.07461) sections 3 and 4. No loop over images or classes, no
+data-dependent shape, no host synchronisation.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .detections import PaddedDetections, clip_boxes, take_best
+from .grid import cell_centers
+from .nms import nms_mask
+
+_MIN_SIDE = 0.01  # pixels; keeps every box non-empty
+
+
+class DecodeRules(NamedTuple):
+    """Constants of the decoder; the fields are config keys of ``MODEL.CENTERNET`` in lower case.
+
+    Attributes:
+        inference_th: smallest candidate probability (before the product with the class-agnostic map).
+        pre_nms_topk: candidates a level and image.
+        post_nms_topk: detections an image.
+        nms_th: IoU of NMS; not positive: no NMS.
+        center_nms: keep 3x3 local maxima of the map instead of box NMS.
+        not_nms: no box NMS.
+        sqrt_score: the score is the square root of the probability, so that the second stage, which takes a root again,
+            ends at ``P(object) ** (1 / 4)``, as published.
+        clip: clip boxes to the image (the published models do not).
+    """
+
+    inference_th: float
+    pre_nms_topk: int
+    post_nms_topk: int
+    nms_th: float
+    center_nms: bool = False
+    not_nms: bool = False
+    sqrt_score: bool = True
+    clip: bool = False
+
+
+def decode(
+    heatmaps: Sequence[Tensor],
+    ltrbs: Sequence[Tensor],
+    strides: Sequence[int],
+    image_sizes: Tensor,
+    rules: DecodeRules,
+    agnostic: Sequence[Tensor] | None = None,
+) -> PaddedDetections:
+    """Best boxes of every image.
+
+    Args:
+        heatmaps: logits, one ``[B, C, H_l, W_l]`` a level.
+        ltrbs: box distances in strides, one ``[B, 4, H_l, W_l]`` a level, >= 0.
+        strides: pixels a cell, one a level.
+        image_sizes: ``[B, 2]`` ``(height, width)`` in pixels, used by ``clip``.
+        agnostic: logits of the class-agnostic map, one ``[B, 1, H_l, W_l]`` a level: multiplies the probability.
+
+    Returns:
+        ``min(post_nms_topk, candidates)`` slots an image, best first. Boxes may reach outside the image unless ``clip``.
+    """
+    levels = [
+        _level_candidates(heatmap, ltrb, stride, rules, None if agnostic is None else agnostic[level])
+        for level, (heatmap, ltrb, stride) in enumerate(zip(heatmaps, ltrbs, strides, strict=True))
+    ]
+    candidates = PaddedDetections(*(torch.cat(field, dim=1) for field in zip(*levels, strict=True)))
+    if rules.clip:
+        candidates = candidates._replace(boxes=clip_boxes(candidates.boxes, image_sizes))
+    keep = candidates.valid
+    if not (rules.center_nms or rules.not_nms) and rules.nms_th > 0:
+        keep = nms_mask(*candidates[:3], keep, rules.nms_th)
+    return take_best(candidates, keep, rules.post_nms_topk)
+
+
+def _level_candidates(
+    heatmap: Tensor, ltrb: Tensor, stride: int, rules: DecodeRules, agnostic: Tensor | None
+) -> PaddedDetections:
+    """The ``pre_nms_topk`` best (cell, class) pairs of one level."""
+    batch, _, height, width = heatmap.shape
+    probability = heatmap.float().sigmoid()
+    if rules.center_nms:
+        peak = F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
+        probability = torch.where(peak == probability, probability, torch.zeros_like(probability))
+    value = probability if agnostic is None else probability * agnostic.float().sigmoid()
+    # padding slots rank below every candidate and are recognised by their sign
+    value = torch.where(probability > rules.inference_th, value, torch.full_like(value, -1.0)).flatten(1)
+    value, index = value.topk(min(rules.pre_nms_topk, value.shape[1]), dim=1)
+    cell = index % (height * width)
+    valid = value >= 0
+    value = torch.where(valid, value, torch.zeros_like(value))
+    center = cell_centers((height, width), stride, heatmap.device)[cell]
+    sides = ltrb.float().flatten(2).gather(2, cell[:, None].expand(-1, 4, -1)).transpose(1, 2) * stride
+    top_left = center - sides[..., :2]
+    bottom_right = torch.maximum(center + sides[..., 2:], top_left + _MIN_SIDE)
+    return PaddedDetections(
+        boxes=torch.cat((top_left, bottom_right), dim=-1),
+        scores=value.sqrt() if rules.sqrt_score else value,
+        classes=index // (height * width),
+        valid=valid,
+    )

@@ -1,0 +1,67 @@
+"""Non-maximum suppression with an output of fixed size: a mask instead of a list of indices."""
+
+import torch
+import torchvision
+from torch import Tensor
+
+ROUNDS = 64  # suppression chains up to this long are exact on a GPU
+_PARALLEL_LIMIT = 4096  # above this many boxes an image the pairwise overlap matrix costs too much memory
+
+
+@torch.library.custom_op("centernet::nms_mask", mutates_args=())
+def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
+    """Greedy NMS of every image of a batch, within each group (class) apart.
+
+    An operator of its own, so that graph capture and export see one node with a fixed output shape. On a CPU, and for more
+    boxes than fit a pairwise matrix, it is torchvision's kernel image by image; on a GPU :func:`parallel_nms_mask`, which
+    never waits for the host.
+
+    Args:
+        boxes: float ``[B, N, 4]`` xyxy, pixels.
+        scores: float ``[B, N]``.
+        groups: int64 ``[B, N]``; boxes of different groups do not suppress each other.
+        valid: bool ``[B, N]``; other boxes neither survive nor suppress.
+        threshold: IoU above which the lower-scored box is suppressed.
+
+    Returns:
+        bool ``[B, N]``, the survivors.
+    """
+    if boxes.is_cuda and boxes.shape[1] <= _PARALLEL_LIMIT:
+        return parallel_nms_mask(boxes, scores, groups, valid, threshold)
+    keep = torch.zeros_like(valid)
+    for image in range(len(boxes)):
+        index = valid[image].nonzero().squeeze(1)
+        survivors = torchvision.ops.batched_nms(
+            boxes[image, index].float(), scores[image, index], groups[image, index], threshold
+        )
+        keep[image, index[survivors]] = True
+    return keep
+
+
+@nms_mask.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
+    return torch.empty_like(valid)
+
+
+def parallel_nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
+    """:func:`nms_mask` without data-dependent shapes or host synchronisation.
+
+    Greedy NMS is the fixed point of ``keep[j] = valid[j] and no kept i before j overlaps j``. Iterating it from ``keep =
+    valid`` settles every box whose chain of suppressors is no longer than the number of rounds; real chains are far shorter
+    than :data:`ROUNDS`.
+    """
+    order = torch.where(valid, scores, torch.full_like(scores, -1.0)).argsort(dim=1, descending=True, stable=True)
+    boxes = boxes.float().gather(1, order[..., None].expand(-1, -1, 4))
+    groups, valid = groups.gather(1, order), valid.gather(1, order)
+    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    intersection = (high - low).clamp(min=0).prod(dim=-1)
+    suppresses = intersection > threshold * (area[:, :, None] + area[:, None] - intersection)
+    suppresses &= groups[:, :, None] == groups[:, None]
+    suppresses = suppresses.triu(diagonal=1).to(torch.float16 if boxes.is_cuda else torch.float32)
+    keep = valid
+    for _ in range(ROUNDS):
+        blocked = torch.bmm(keep[:, None].to(suppresses.dtype), suppresses)[:, 0] > 0
+        keep = valid & ~blocked
+    return torch.zeros_like(keep).scatter(1, order, keep)
