@@ -1,0 +1,72 @@
+"""Distribution of `centernet`: version ranges only, the tested set is pinned in requirements.lock.
+
+detectron2 is no requirement here, because no package index has it under its own name: install it from its own
+repository, or let tools/install_detectron2.py do it (`make setup` does).
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+# Read, not imported: importing the package needs torch and detectron2.
+INIT = (ROOT / "centernet" / "__init__.py").read_text("utf-8")
+VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE)[1]
+
+REQUIRES = [
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "numpy>=1.26",
+    "pillow>=10",
+    # lvis asks for opencv-python; asking for another wheel of OpenCV here would install two over each other.
+    "opencv-python>=4.8",
+    # What detectron2 imports.
+    "cloudpickle",
+    "fvcore>=0.1.5,<0.1.6",
+    "hydra-core>=1.1",
+    "iopath>=0.1.9",
+    "matplotlib>=3.7",
+    "omegaconf>=2.1",
+    "packaging",
+    "pycocotools>=2.0.7",
+    "tabulate",
+    "tensorboard>=2.14",
+    "termcolor>=1.1",
+    "tqdm>4.29",
+    "yacs>=0.1.8",
+    # Evaluation: the official LVIS protocol, and a C++ COCO evaluation that needs no compiled detectron2.
+    "faster-coco-eval>=1.6",
+    "lvis>=0.5.3",
+]
+
+EXTRAS = {
+    # Photographs and digits of the embedded demo data.
+    "demo": ["scikit-image>=0.22", "scikit-learn>=1.3"],
+    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+    "web": ["gradio>=5"],
+    "ray": ["ray[data]>=2.30", "pyarrow>=15"],
+    "tracking3d": ["nuscenes-devkit>=1.1.11", "motmetrics>=1.4", "pyquaternion>=0.9.9", "scipy>=1.11"],
+    # setuptools and wheel build what the index has in source only; torch forbids setuptools 82.
+    "dev": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.9", "setuptools>=70,<82", "wheel>=0.43"],
+}
+
+setup(
+    name="centernet2-detectron2",
+    version=VERSION,
+    description="CenterNet2, probabilistic two-stage detection, as a detectron2 extension",
+    long_description=(ROOT / "README.md").read_text("utf-8") if (ROOT / "README.md").is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["centernet", "centernet.*"]),
+    package_data={"centernet": ["py.typed", "**/*.json"]},
+    python_requires=">=3.10,<3.13",
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)
