@@ -1,0 +1,18 @@
+"""Inference: a model and pictures in, predictions, drawings and videos out.
+
+- ``predictor``: ``Predictor``, arrays in, detectron2 predictions out, one at a time or in batches
+- ``thresholds``: one confidence threshold for every meta architecture
+- ``weights``: trained weights into a model; what does not fit is said
+- ``sources``: pictures, folders, globs, videos and webcams
+- ``visualize``: class names, and drawing through detectron2's visualizers
+- ``visualization_demo``: ``VisualizationDemo``, predict and draw in one call
+- ``outputs``: where results go; never onto an input, never half-written
+- ``video``: frames into a file or a window
+- ``runner``: many inputs through a model, with progress and a report
+"""
+
+from .predictor import Predictor
+from .thresholds import filter_predictions, set_score_threshold
+from .visualization_demo import VisualizationDemo
+
+__all__ = ["Predictor", "VisualizationDemo", "filter_predictions", "set_score_threshold"]

@@ -1,0 +1,188 @@
+"""Predictions drawn on pictures through detectron2's visualizers, and the class names to write on them."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.structures import Instances
+from detectron2.utils.video_visualizer import VideoVisualizer
+from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
+
+__all__ = ["as_predictions", "draw_predictions", "resolve_metadata"]
+
+logger = logging.getLogger(__name__)
+
+_CPU = torch.device("cpu")
+
+
+def resolve_metadata(cfg: CfgNode) -> Metadata:
+    """Class names and colours for the model of ``cfg``.
+
+    The first registered dataset of ``DATASETS.TEST``, then ``DATASETS.TRAIN``, that knows its class names; a
+    dataset registered from a COCO JSON file gives those of the file. Numbers where there is none, or where
+    the count does not fit the model (one warning). The returned metadata is private: nothing is written into
+    detectron2's catalog.
+    """
+    count = _class_count(cfg)
+    fields: dict[str, Any] = {"name": "numbers"}
+    names: list[str] | None = None
+    for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        if dataset in MetadataCatalog.list():
+            candidate = MetadataCatalog.get(dataset)
+            names = _class_names(candidate)
+            if names:
+                fields = candidate.as_dict()
+                break
+    if names and count is not None and len(names) != count:
+        logger.warning(
+            "dataset %s has %d classes, the model %d: class numbers are shown instead of names",
+            fields["name"],
+            len(names),
+            count,
+        )
+        names, fields = None, {"name": "numbers"}
+    fields["thing_classes"] = names or [str(number) for number in range(count or 0)]
+    fields.setdefault("stuff_classes", [str(number) for number in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)])
+    return Metadata(**fields)
+
+
+def as_predictions(instances: Instances) -> Instances:
+    """Give first-stage proposals the fields of predictions, to be drawn as such; predictions pass unchanged.
+
+    Args:
+        instances: of one image. Proposals have ``proposal_boxes`` and ``scores`` or ``objectness_logits``;
+            the latter are probabilities when the CenterNet first stage made them, logits when an RPN did
+            (told apart by leaving [0, 1]).
+
+    Returns:
+        ``Instances`` with ``pred_boxes``, ``scores`` in [0, 1] and, for proposals, ``pred_classes`` -1: no
+        class is known.
+    """
+    if instances.has("pred_boxes") or not instances.has("proposal_boxes"):
+        return instances
+    result = Instances(instances.image_size)
+    result.pred_boxes = instances.proposal_boxes
+    if instances.has("scores"):
+        result.scores = instances.scores
+    else:
+        logits = instances.objectness_logits
+        are_probabilities = bool(((logits >= 0) & (logits <= 1)).all())
+        result.scores = logits if are_probabilities else logits.sigmoid()
+    result.pred_classes = torch.full((len(instances),), -1, dtype=torch.int64, device=result.scores.device)
+    return result
+
+
+def draw_predictions(
+    image_rgb: np.ndarray,
+    predictions: dict[str, Any],
+    metadata: Metadata,
+    instance_mode: ColorMode = ColorMode.IMAGE,
+    visualizer: Visualizer | VideoVisualizer | None = None,
+) -> VisImage:
+    """Draw one picture's predictions.
+
+    Args:
+        image_rgb: uint8 [H, W, 3], **RGB**.
+        predictions: a detectron2 model's output for it; ``panoptic_seg``, ``sem_seg``, ``instances`` and
+            ``proposals`` are drawn, on any device. Boxes are x1, y1, x2, y2 in pixels of ``image_rgb``.
+        metadata: class names and colours.
+        instance_mode: how detectron2 colours instances; ignored with ``visualizer``.
+        visualizer: draws instead of a fresh one; a ``VideoVisualizer`` keeps an object's colour from frame to
+            frame, a ``Visualizer`` must have been made with ``image_rgb``.
+
+    Returns:
+        detectron2's ``VisImage``; ``get_image()`` gives uint8 [H, W, 3] RGB.
+    """
+    pen: Any = visualizer or Visualizer(image_rgb, metadata, instance_mode=instance_mode)
+    if isinstance(pen, VideoVisualizer):
+        pen = _FramePen(image_rgb, pen)
+    output: VisImage | None = None
+    if "panoptic_seg" in predictions:
+        segments, segments_info = predictions["panoptic_seg"]
+        return pen.draw_panoptic_seg_predictions(segments.to(_CPU), segments_info)
+    if "sem_seg" in predictions:
+        output = pen.draw_sem_seg(predictions["sem_seg"].argmax(dim=0).to(_CPU))
+    for key in ("instances", "proposals"):
+        if key in predictions:
+            output = _draw_instances(pen, predictions[key].to(_CPU))
+    return output if output is not None else VisImage(image_rgb)
+
+
+class _FramePen:
+    """A ``VideoVisualizer`` bound to one frame, with the methods of a ``Visualizer``."""
+
+    def __init__(self, frame_rgb: np.ndarray, visualizer: VideoVisualizer) -> None:
+        self._frame = frame_rgb
+        self._visualizer = visualizer
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._visualizer.metadata
+
+    @metadata.setter
+    def metadata(self, metadata: Metadata) -> None:
+        self._visualizer.metadata = metadata
+
+    def draw_instance_predictions(self, instances: Instances) -> VisImage:
+        return self._then(self._visualizer.draw_instance_predictions(self._frame, instances))
+
+    def draw_sem_seg(self, sem_seg: torch.Tensor) -> VisImage:
+        return self._then(self._visualizer.draw_sem_seg(self._frame, sem_seg))
+
+    def draw_panoptic_seg_predictions(
+        self, segments: torch.Tensor, segments_info: list[dict[str, Any]]
+    ) -> VisImage:
+        return self._then(
+            self._visualizer.draw_panoptic_seg_predictions(self._frame, segments, segments_info)
+        )
+
+    def _then(self, output: VisImage) -> VisImage:
+        # a second drawing goes on top of the first: VideoVisualizer starts from the bare frame each time
+        self._frame = output.get_image()
+        return output
+
+
+def _draw_instances(pen: Any, instances: Instances) -> VisImage:
+    are_proposals = not instances.has("pred_boxes") and instances.has("proposal_boxes")
+    if not are_proposals:
+        return pen.draw_instance_predictions(instances)
+    # class -1 would be written with the last class's name
+    metadata, pen.metadata = pen.metadata, Metadata(name="proposals", thing_classes=["object"])
+    try:
+        return pen.draw_instance_predictions(as_predictions(instances))
+    finally:
+        pen.metadata = metadata
+
+
+def _class_count(cfg: CfgNode) -> int | None:
+    """How many classes the model tells apart; None where it does not say."""
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture == "CenterNetDetector":
+        return cfg.MODEL.CENTERNET.NUM_CLASSES
+    if architecture == "RetinaNet":
+        return cfg.MODEL.RETINANET.NUM_CLASSES
+    if architecture in ("GeneralizedRCNN", "PanopticFPN"):
+        return cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    return None
+
+
+def _class_names(metadata: Metadata) -> list[str] | None:
+    names = metadata.get("thing_classes")
+    if names:
+        return list(names)
+    # register_coco_instances knows the names only after its images were read; the file is at hand
+    annotations = metadata.get("json_file")
+    if not annotations or not Path(annotations).is_file():
+        return None
+    try:
+        categories = json.loads(Path(annotations).read_text(encoding="utf-8"))["categories"]
+        return [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        logger.warning("no class names could be read from %s: class numbers are shown", annotations)
+        return None
