@@ -124,7 +124,7 @@ def build_wheel(source: Path, folder: Path) -> Path:
 
 
 def install(sdist: Path | None, log: Path) -> None:
-    """Fetch (unless `sdist` is given), check, mend, pack, install; a failure leaves nothing of ours behind."""
+    """Fetch (unless `sdist` is given), check, mend, pack and install; leave nothing half-installed."""
     with tempfile.TemporaryDirectory(prefix="detectron2-") as name:
         folder = Path(name)
         sdist = sdist or fetch_sdist(folder, log)
