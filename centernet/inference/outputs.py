@@ -93,7 +93,9 @@ def _is_video(path: Path) -> bool:
 
 def _protect_inputs(inputs: Sequence[Path], plan: dict[Path, Path]) -> None:
     # by identity on the disk, so that links and other spellings of a path are caught too
-    originals = {(status.st_dev, status.st_ino) for status in (path.stat() for path in inputs)}
+    originals = {
+        (status.st_dev, status.st_ino) for status in (path.stat() for path in inputs if path.exists())
+    }
     for result in plan.values():
         if result.exists() and (result.stat().st_dev, result.stat().st_ino) in originals:
             raise UserError(

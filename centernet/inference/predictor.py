@@ -43,7 +43,7 @@ class Predictor:
         self.input_format: str = cfg.INPUT.FORMAT
         self.aug = build_test_resize(self.cfg)
         self.metadata = resolve_metadata(self.cfg)
-        self.model = build_model(self.cfg).eval()
+        self.model = _build_model(self.cfg)
         load_weights(self.model, self.cfg.MODEL.WEIGHTS)
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
@@ -107,6 +107,16 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
 
         return EfficientDetResizeCrop(cfg.INPUT.TEST_SIZE, (1.0, 1.0))
     raise UserError(f"INPUT.TEST_INPUT_TYPE is '{kind}', but must be 'default' or 'square'")
+
+
+def _build_model(cfg: CfgNode) -> torch.nn.Module:
+    try:
+        return build_model(cfg).eval()
+    except KeyError as error:
+        if "registry" not in str(error):
+            raise
+        # "No object named 'X' found in 'Y' registry!": a misspelt NAME or META_ARCHITECTURE of the config
+        raise UserError(f"the config names a part that does not exist: {str(error.args[0])}") from error
 
 
 def _check_image(image: object, position: int) -> None:

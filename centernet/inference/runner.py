@@ -40,17 +40,16 @@ class Report:
 
     def summary(self) -> str:
         """One line for the end of a run."""
-        parts = (
-            [f"{self.pictures} pictures" if self.pictures != 1 else "1 picture"]
-            if self.pictures or not self.frames
-            else []
-        )
-        parts += [f"{self.frames} frames"] if self.frames else []
+        done = [_plural(self.pictures, "picture")] if self.pictures or not self.frames else []
+        done += [_plural(self.frames, "frame")] if self.frames else []
         rate = (self.pictures + self.frames) / self.seconds if self.seconds > 0 else 0.0
-        text = (
-            f"{', '.join(parts)}: {self.detections} detections in {self.seconds:.1f} s ({rate:.2f} a second)"
-        )
-        return f"{text}; {len(self.failed)} inputs FAILED" if self.failed else text
+        found = f"{_plural(self.detections, 'detection')} in {self.seconds:.1f} s ({rate:.2f} a second)"
+        failed = f"; {_plural(len(self.failed), 'input')} FAILED" if self.failed else ""
+        return f"{', '.join(done)}: {found}{failed}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def count_detections(predictions: Mapping[str, Any]) -> int:
@@ -104,7 +103,7 @@ def _run_image(demo: VisualizationDemo, path: Path, report: Report) -> np.ndarra
     report.pictures += 1
     report.detections += count
     report.seconds += seconds
-    logger.info("%s: %d instances, %.2f s", path, count, seconds)
+    logger.info("%s: %s, %.2f s", path, _plural(count, "instance"), seconds)
     return drawn
 
 
@@ -144,7 +143,7 @@ def run_frames(demo: VisualizationDemo, source: FrameSource, result: Path | None
                     break
     seconds = time.perf_counter() - start
     report.seconds += seconds
-    logger.info("%s: %d frames, %.1f s", source.name, report.frames - before, seconds)
+    logger.info("%s: %s, %.1f s", source.name, _plural(report.frames - before, "frame"), seconds)
 
 
 def _count_frames(demo: VisualizationDemo, source: FrameSource, report: Report) -> Iterator[np.ndarray]:

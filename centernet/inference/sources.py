@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.data.detection_utils import read_image
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
 
@@ -130,7 +130,11 @@ def load_image(path: str | Path) -> np.ndarray:
         return np.ascontiguousarray(read_image(str(path), format="BGR"))
     # what Pillow raises for broken files (SyntaxError: PNG)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = str(error).strip().replace(str(path), "the file") or type(error).__name__
+        reason = str(error).strip() or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # whose words are about a Python object
+            reason = "it is empty or of no known picture format"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         raise SourceError(f"picture {path} cannot be read: {reason}") from error
 
 

@@ -1,4 +1,4 @@
-"""One confidence threshold for every meta architecture: in the config for speed, on the result to be exact."""
+"""One confidence threshold for every meta architecture: in the config for speed, on the result exact."""
 
 import math
 from typing import Any
