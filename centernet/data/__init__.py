@@ -1,0 +1,40 @@
+"""Datasets, augmentations, samplers and loaders. Importing this package registers the datasets."""
+
+from .augmentation import (
+    EfficientDetResizeCrop,
+    EfficientDetResizeCropTransform,
+    build_custom_augmentation,
+    build_custom_transform_gen,
+)
+from .checks import check_dataset_fits
+from .datasets import ensure_registered, register_coco_json
+from .loader import (
+    Loader,
+    build_custom_train_loader,
+    build_test_loader,
+    build_train_loader,
+    get_detection_dataset_dicts_with_source,
+)
+from .mapper import build_test_mapper, build_train_mapper
+from .samplers import ClassAwareSampler, MultiDatasetSampler, ResumableBatchSampler, ResumableSampler
+
+__all__ = [
+    "ClassAwareSampler",
+    "EfficientDetResizeCrop",
+    "EfficientDetResizeCropTransform",
+    "Loader",
+    "MultiDatasetSampler",
+    "ResumableBatchSampler",
+    "ResumableSampler",
+    "build_custom_augmentation",
+    "build_custom_train_loader",
+    "build_custom_transform_gen",
+    "build_test_loader",
+    "build_test_mapper",
+    "build_train_loader",
+    "build_train_mapper",
+    "check_dataset_fits",
+    "ensure_registered",
+    "get_detection_dataset_dicts_with_source",
+    "register_coco_json",
+]

@@ -1,0 +1,122 @@
+"""Mapping of dataset dicts to model inputs, so that a sample depends on the seed and its position alone.
+
+The image work is detectron2's ``DatasetMapper``; this module chooses its augmentations from the config and
+wraps it in a dataset whose random numbers are seeded per sample, so that neither the number of workers nor a
+restart changes a pixel.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data.detection_utils import SizeMismatchError
+from torch.utils.data import Dataset
+
+from ..errors import UserError
+from .augmentation import build_custom_augmentation
+
+__all__ = ["Failure", "MappedDataset", "build_test_mapper", "build_train_mapper", "seeded"]
+
+Mapper = Callable[[dict[str, Any]], Any]
+_TRIES = 100  # other images to try when the mapper skips one
+
+
+class Failure(NamedTuple):
+    """A sample that could not be made; carries the sentence for the user out of a worker process."""
+
+    message: str
+
+
+def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
+    """detectron2's training mapper, with the augmentations of ``INPUT.CUSTOM_AUG`` if that is set."""
+    if not cfg.INPUT.CUSTOM_AUG:
+        return DatasetMapper(cfg, True)
+    return DatasetMapper(cfg, True, augmentations=build_custom_augmentation(cfg, True))
+
+
+def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
+    """detectron2's test mapper; with ``INPUT.TEST_INPUT_TYPE`` other than 'default', the test side of
+    ``CUSTOM_AUG``."""
+    if cfg.INPUT.TEST_INPUT_TYPE == "default":
+        return DatasetMapper(cfg, False)
+    return DatasetMapper(cfg, False, augmentations=build_custom_augmentation(cfg, False))
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed ``random``, numpy's and torch's global CPU generators from ``key`` inside, restore them after.
+
+    torch's CUDA generators are left alone.
+
+    Args:
+        key: integers, not negative, e.g. seed and position.
+    """
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    words = np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()
+    random.seed(words[0])
+    np.random.seed(words[1] & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(words[2])
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
+
+
+class MappedDataset(Dataset):
+    """Dataset dicts with a mapper applied, addressed by ``(position, index)`` (training) or by ``index``
+    (test).
+
+    A sample that cannot be read is returned as a :class:`Failure` instead of an exception, because an
+    exception would leave a worker process as a traceback; the loader raises it as :class:`UserError`.
+    """
+
+    def __init__(self, dataset_dicts: Sequence[dict[str, Any]], mapper: Mapper, seed: int = 0) -> None:
+        """
+        Args:
+            dataset_dicts: detectron2's dataset dicts; kept serialised, so that workers share the memory.
+            mapper: makes a model input of a dict (a copy of its own), or returns None to skip the image.
+            seed: of the random numbers of all samples.
+        """
+        self.dicts = DatasetFromList(list(dataset_dicts), copy=False)
+        self.mapper = mapper
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Any:
+        if not isinstance(key, tuple):
+            return self._map(self.dicts[key])
+        position, index = key
+        with seeded(self.seed, position):
+            sample = self._map(self.dicts[index])
+        for attempt in range(_TRIES):
+            if sample is not None:
+                return sample
+            # skipped: take another image, chosen by seed and position as well
+            with seeded(self.seed, position, attempt + 1):
+                index = random.randrange(len(self))
+                sample = self._map(self.dicts[index])
+        return Failure(
+            f"the mapper skipped {_TRIES} images in a row; the last one is {_file_name(self.dicts[index])}"
+        )
+
+    def _map(self, record: dict[str, Any]) -> Any:
+        try:
+            return self.mapper(record)
+        except UserError as error:
+            return Failure(str(error))
+        except (OSError, SyntaxError, SizeMismatchError) as error:  # Pillow: some broken PNGs are SyntaxError
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return Failure(f"cannot read image {_file_name(record)}: {reason}")
+
+
+def _file_name(record: dict[str, Any]) -> str:
+    return record.get("file_name", "(no file_name)")

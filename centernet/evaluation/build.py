@@ -1,0 +1,113 @@
+"""Evaluation of a model on the datasets of ``DATASETS.TEST``."""
+
+import logging
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, LVISEvaluator, inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+
+from ..data.datasets import check_files, ensure_registered
+from ..data.loader import build_test_loader
+from ..errors import UserError
+from .coco import FastCOCOEvaluator
+
+__all__ = ["build_evaluator", "evaluate", "output_folder"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, dict[str, Any]]:
+    """Run ``model`` over every dataset of ``DATASETS.TEST`` and score it.
+
+    Detections go to ``OUTPUT_DIR/inference_<dataset>``. All processes must call this; the model is in eval
+    mode meanwhile.
+
+    Returns:
+        ``{dataset: {task: {metric: percent}}}``, e.g. ``results["digits_val"]["bbox"]["AP50"]``; the inner
+        dicts are empty on processes other than the main one. Metrics are in 0..100; NaN: not defined (no
+        object of that kind).
+
+    Raises:
+        UserError: no test dataset, or one that is unknown, missing, empty, or of a kind we cannot evaluate.
+    """
+    if not cfg.DATASETS.TEST:
+        raise UserError("nothing to evaluate on: DATASETS.TEST is empty")
+    results: OrderedDict[str, dict[str, Any]] = OrderedDict()
+    for name in cfg.DATASETS.TEST:
+        evaluator = build_evaluator(cfg, name, output_folder(cfg, name))
+        results[name] = inference_on_dataset(model, build_test_loader(cfg, name), evaluator)
+        if comm.is_main_process() and results[name]:
+            logger.info("Evaluation results for %s in csv format:", name)
+            print_csv_format(results[name])
+    return results
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """The evaluator that the dataset's metadata ask for (``evaluator_type``, 'coco' or 'lvis').
+
+    Args:
+        cfg: not used yet by either evaluator, which infer their tasks from the predictions; kept for others.
+        dataset_name: a registered name or ``coco_json:PATH/TO.json:IMAGE_ROOT``.
+        output_folder: where detections are written.
+
+    Raises:
+        UserError: the dataset is unknown or its files are missing, another evaluator type, or lvis is not
+        installed.
+    """
+    ensure_registered([dataset_name])
+    check_files(dataset_name)
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind == "coco":
+        return FastCOCOEvaluator(dataset_name, output_dir=output_folder)
+    if kind == "lvis":
+        try:
+            return _LVISEvaluator(dataset_name, output_dir=output_folder)
+        except ImportError as error:
+            raise UserError("evaluation on LVIS needs the lvis package: pip install lvis") from error
+    raise UserError(
+        f"dataset {dataset_name} asks for evaluator type '{kind}' but only 'coco' and 'lvis' are known: set "
+        "evaluator_type in its metadata or leave it out of DATASETS.TEST"
+    )
+
+
+def output_folder(cfg: CfgNode, dataset_name: str) -> str:
+    """``OUTPUT_DIR/inference_<dataset>``, with the characters of ``coco_json:`` names that no folder may have
+    replaced."""
+    return os.path.join(cfg.OUTPUT_DIR, "inference_" + re.sub(r"[^\w.\-]+", "_", dataset_name))
+
+
+class _LVISEvaluator(LVISEvaluator):
+    """detectron2's LVIS evaluator, made to work with numpy 1.24 and later, which the lvis package does
+    not."""
+
+    def _eval_predictions(self, predictions: list[dict[str, Any]]) -> None:
+        with _numpy_with_float():
+            super()._eval_predictions(predictions)
+
+
+@contextmanager
+def _numpy_with_float() -> Iterator[None]:
+    import lvis.eval
+
+    class Numpy(ModuleType):
+        float = float  # removed from numpy in 1.24; lvis 0.5.3 still uses it
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(np, name)
+
+    original = lvis.eval.np
+    lvis.eval.np = Numpy("numpy")
+    try:
+        yield
+    finally:
+        lvis.eval.np = original
