@@ -1,5 +1,5 @@
 # Two commands: `make demo` (from nothing to a trained, evaluated and shown detector) and `make test`.
-# PYTHON names the interpreter that .venv is made from; it must be 3.10, 3.11 or 3.12.
+# PYTHON names the interpreter that .venv is made from: 3.10, 3.11 or 3.12 (to change it later, `make clean` first).
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -36,6 +36,7 @@ $(STAMP):
 	@rm -f $(VENV)/.installed-* $(LOG)
 	@echo "Installing requirements.lock (a few minutes the first time; pip's words: $(LOG)) ..."
 	@$(call pip,install --constraint requirements.lock setuptools wheel,setuptools)
+	@$(PIP) uninstall --yes opencv-python-headless >>$(LOG) 2>&1
 	@$(call pip,install --no-build-isolation --requirement requirements.lock,requirements.lock)
 	@$(PY) -c 'import cv2' >>$(LOG) 2>&1 || $(MAKE) --no-print-directory headless-opencv
 	@$(PY) tools/install_detectron2.py --log $(LOG)
