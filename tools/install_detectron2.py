@@ -13,10 +13,14 @@ import argparse
 import base64
 import hashlib
 import importlib.util
+import os
+import re
+import ssl
 import subprocess
 import sys
 import tarfile
 import tempfile
+import urllib.request
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,15 +77,32 @@ def fetch_sdist(folder: Path, log: Path) -> Path:
             raise InstallError(f"{module} is not installed in {sys.prefix}: install requirements.lock first.")
     wanted = folder / "sdist.txt"
     wanted.write_text(f"{SDIST} --hash=sha256:{SHA256}\n", encoding="utf-8")
-    options = ("--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--require-hashes")
+    options = ("-vv", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--require-hashes")
     try:
         run_pip(["download", *options, "-r", str(wanted), "-d", str(folder)], log)
     except InstallError as error:
         reason = "no network, or the package index lacks it"
         if "DO NOT MATCH THE HASHES" in str(error):
             reason = f"the package index has another file than the one with SHA-256 {SHA256}"
+        elif link := re.search(r"Found link (\S+/pb1-detectron2-0\.6\.tar\.gz)", str(error)):
+            # pip 26.3 finds the sdist but refuses it, because one of its extras names a URL.
+            return fetch_link(link[1], folder, log)
         raise InstallError(f"pip could not fetch {SDIST}: {reason} (pip's words: {log}).") from None
     return next(folder.glob("*.tar.gz"))
+
+
+def fetch_link(link: str, folder: Path, log: Path) -> Path:
+    """Download the file that pip found into `folder`, without pip; its hash is checked afterwards."""
+    # pip's option for the certificates of the machine holds here too.
+    context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT"))
+    try:
+        with urllib.request.urlopen(link, timeout=60, context=context) as answer:
+            content = answer.read()
+    except OSError as error:
+        raise InstallError(f"{SDIST} could not be downloaded: {error} (pip's words: {log}).") from None
+    path = folder / "sdist.tar.gz"
+    path.write_bytes(content)
+    return path
 
 
 def check_hash(sdist: Path) -> None:

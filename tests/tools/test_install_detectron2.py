@@ -225,6 +225,32 @@ def test_a_failed_download_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_what_pip_finds_but_refuses_is_fetched_without_pip(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = tmp_path / "pb1-detectron2-0.6.tar.gz"
+    served.write_bytes(b"the sdist")
+    (tmp_path / "folder").mkdir()
+
+    def refuse(*_: object) -> None:
+        raise tool.InstallError(
+            f"  Found link {served.as_uri()}#sha256=0 (from index), version: 0.6\nERROR: no"
+        )
+
+    monkeypatch.setattr(tool, "run_pip", refuse)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+
+    fetched = tool.fetch_sdist(tmp_path / "folder", tmp_path / "pip.log")
+
+    assert fetched.parent == tmp_path / "folder"
+    assert fetched.read_bytes() == b"the sdist"
+
+
+def test_a_link_that_does_not_answer_is_one_sentence(tool: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(tool.InstallError, match="could not be downloaded: .*pip's words: .*log"):
+        tool.fetch_link((tmp_path / "none.tar.gz").as_uri(), tmp_path, tmp_path / "pip.log")
+
+
 def test_the_download_asks_for_torch_first(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
