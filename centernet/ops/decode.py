@@ -72,7 +72,7 @@ def decode(
         candidates = candidates._replace(boxes=clip_boxes(candidates.boxes, image_sizes))
     keep = candidates.valid
     if not (rules.center_nms or rules.not_nms) and rules.nms_th > 0:
-        keep = nms_mask(*candidates[:3], keep, rules.nms_th)
+        keep = nms_mask(*candidates[:3], keep, rules.nms_th, rules.post_nms_topk)
     return take_best(candidates, keep, rules.post_nms_topk)
 
 

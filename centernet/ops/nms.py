@@ -9,12 +9,12 @@ _PARALLEL_LIMIT = 4096  # above this many boxes an image the pairwise overlap ma
 
 
 @torch.library.custom_op("centernet::nms_mask", mutates_args=())
-def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
+def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
     """Greedy NMS of every image of a batch, within each group (class) apart.
 
-    An operator of its own, so that graph capture and export see one node with a fixed output shape. On a CPU, and for more
-    boxes than fit a pairwise matrix, it is torchvision's kernel image by image; on a GPU :func:`parallel_nms_mask`, which
-    never waits for the host.
+    An operator of its own, so that graph capture and export see one node with a fixed output shape. On a GPU it is
+    :func:`parallel_nms_mask`, which never waits for the host; on a CPU, and for more boxes than fit a pairwise matrix,
+    torchvision's kernel image by image.
 
     Args:
         boxes: float ``[B, N, 4]`` xyxy, pixels.
@@ -22,25 +22,47 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, thres
         groups: int64 ``[B, N]``; boxes of different groups do not suppress each other.
         valid: bool ``[B, N]``; other boxes neither survive nor suppress.
         threshold: IoU above which the lower-scored box is suppressed.
+        limit: survivors wanted; worse ones may be left out.
 
     Returns:
-        bool ``[B, N]``, the survivors.
+        bool ``[B, N]``: the ``limit`` best survivors of each image, and possibly more of them.
     """
     if boxes.is_cuda and boxes.shape[1] <= _PARALLEL_LIMIT:
         return parallel_nms_mask(boxes, scores, groups, valid, threshold)
     keep = torch.zeros_like(valid)
     for image in range(len(boxes)):
         index = valid[image].nonzero().squeeze(1)
-        survivors = torchvision.ops.batched_nms(
-            boxes[image, index].float(), scores[image, index], groups[image, index], threshold
+        survivors = _best_survivors(
+            boxes[image, index].float(), scores[image, index], groups[image, index], threshold, limit
         )
         keep[image, index[survivors]] = True
     return keep
 
 
 @nms_mask.register_fake
-def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
     return torch.empty_like(valid)
+
+
+def _best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int) -> Tensor:
+    """Indices of at least the ``limit`` best survivors (fewer if there are fewer).
+
+    Whether a box survives depends on better boxes only, so a prefix of the ranking settles itself: the quadratic kernel sees
+    all boxes only when most of them are suppressed.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    if len(order) == 0:
+        return order
+    size = min(limit + limit // 4, len(order))
+    # groups are moved apart; float64 because a thousand image widths leave float32 no room for fractions of a pixel
+    extent = (boxes.max() - boxes.min() + 1).double()
+    boxes = boxes.double() + (groups * extent)[:, None]
+    while True:
+        prefix = order[:size]
+        survivors = prefix[torchvision.ops.nms(boxes[prefix], scores[prefix].double(), threshold)]
+        if len(survivors) >= limit or size == len(order):
+            return survivors
+        size = min(2 * size, len(order))
 
 
 def parallel_nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:

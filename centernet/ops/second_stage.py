@@ -66,5 +66,5 @@ def select_detections(
     boxes = boxes.reshape(batch, -1, 4).gather(1, row[..., None].expand(-1, -1, 4))
     boxes = clip_boxes(torch.where(ranked[..., None] >= 0, boxes, torch.zeros_like(boxes)), image_sizes)
     candidates = PaddedDetections(boxes, ranked.clamp(min=0), classes, ranked >= 0)
-    keep = nms_mask(*candidates, rules.nms_thresh)
+    keep = nms_mask(*candidates, rules.nms_thresh, rules.topk)
     return take_best(candidates, keep, rules.topk)

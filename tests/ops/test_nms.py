@@ -1,0 +1,76 @@
+import pytest
+import torch
+import torchvision
+from centernet.ops.nms import nms_mask, parallel_nms_mask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def random_batch(seed, batch=2, count=60, classes=3, spread=80):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(batch, count, 2, generator=generator) * spread - 20
+    size = torch.rand(batch, count, 2, generator=generator) * 50 + 1
+    scores = torch.rand(batch, count, generator=generator)
+    groups = torch.randint(0, classes, (batch, count), generator=generator)
+    valid = torch.rand(batch, count, generator=generator) > 0.2
+    return torch.cat((corner, corner + size), dim=2), scores, groups, valid
+
+
+def greedy(boxes, scores, groups, valid, threshold):
+    """One class of one image at a time, by torchvision."""
+    keep = torch.zeros_like(valid)
+    for b in range(len(boxes)):
+        for c in groups[b].unique():
+            index = (valid[b] & (groups[b] == c)).nonzero()[:, 0]
+            keep[b, index[torchvision.ops.nms(boxes[b, index], scores[b, index], threshold)]] = True
+    return keep
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.1, 0.9))
+def test_equals_greedy_nms_class_by_class(seed, threshold):
+    batch = random_batch(seed)
+    expected = greedy(*batch, threshold)
+    assert torch.equal(nms_mask(*batch, threshold, 10**6), expected)
+    assert torch.equal(parallel_nms_mask(*batch, threshold), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 70))
+def test_limit_keeps_the_best_survivors(seed, limit):
+    boxes, scores, groups, valid = random_batch(seed)
+    everyone = greedy(boxes, scores, groups, valid, 0.5)
+    some = nms_mask(boxes, scores, groups, valid, 0.5, limit)
+    assert not (some & ~everyone).any()
+    for image in range(2):
+        best = torch.where(everyone[image], scores[image], -1.0).argsort(descending=True)[: min(limit, int(everyone[image].sum()))]
+        assert some[image, best].all()
+
+
+def test_long_suppression_chain():
+    # every box overlaps the next one only: survivors alternate, each decision hangs on all before it
+    x = torch.arange(40.0) * 6
+    boxes = torch.stack((x, torch.zeros(40), x + 10, torch.full((40,), 10.0)), dim=1)[None]
+    scores = torch.linspace(1, 0.1, 40)[None]
+    groups, valid = torch.zeros(1, 40, dtype=torch.int64), torch.ones(1, 40, dtype=torch.bool)
+    expected = torch.tensor([[i % 2 == 0 for i in range(40)]])
+    assert torch.equal(nms_mask(boxes, scores, groups, valid, 0.2, 40), expected)
+    assert torch.equal(parallel_nms_mask(boxes, scores, groups, valid, 0.2), expected)
+
+
+def test_classes_far_apart_do_not_meet_even_with_many_classes():
+    box = torch.tensor([[-300.0, -300, 1000.25, 1000.5]])
+    boxes = box.expand(2, 4)[None]
+    groups = torch.tensor([[0, 1202]])
+    keep = nms_mask(boxes, torch.tensor([[0.9, 0.8]]), groups, torch.ones(1, 2, dtype=torch.bool), 0.1, 2)
+    assert keep.all()
+
+
+@pytest.mark.parametrize("function", [lambda *a: nms_mask(*a, 5), parallel_nms_mask])
+def test_nothing_valid(function):
+    boxes, scores, groups, valid = random_batch(0)
+    assert not function(boxes, scores, groups, torch.zeros_like(valid), 0.5).any()
+
+
+def test_operator_contract():
+    torch.library.opcheck(nms_mask, (*random_batch(3), 0.5, 10), test_utils=("test_schema", "test_faketensor"))
