@@ -99,7 +99,7 @@ def find_sources(args: argparse.Namespace) -> Inputs:
 def build_demo(args: argparse.Namespace) -> VisualizationDemo:
     if not args.config_file and "MODEL.WEIGHTS" not in args.opts:
         raise UserError(
-            "which model? Give its config and trained weights: --config-file FILE ... --opts MODEL.WEIGHTS FILE "
+            "which model? Give its config and trained weights: --config-file FILE --opts MODEL.WEIGHTS FILE "
             f"(with the weights alone, the config is {DEFAULT_CONFIG.name})"
         )
     cfg = load_config(args.config_file or DEFAULT_CONFIG, args.opts)

@@ -213,9 +213,22 @@ def open_webcam(index: int = 0) -> FrameSource:
     Raises:
         SourceError: there is no such camera, or it is in use.
     """
-    import cv2
-
-    capture = cv2.VideoCapture(index)
+    capture = _open(index)
     if not capture.isOpened():
         raise SourceError(f"webcam {index} cannot be opened: none is connected, or another program uses it")
     return FrameSource(capture, f"webcam {index}", live=True)
+
+
+def _open(source: str | int) -> Any:
+    """OpenCV's capture, without the lines that it prints when it cannot open something."""
+    import cv2
+
+    log = getattr(getattr(cv2, "utils", None), "logging", None)
+    if log is None:
+        return cv2.VideoCapture(source)
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(source)
+    finally:
+        log.setLogLevel(level)
