@@ -75,7 +75,7 @@ def resolve_output_dir(cfg: CfgNode, config_file: str | Path) -> str:
 
 
 def resolve_device(cfg: CfgNode) -> str:
-    """Set MODEL.DEVICE to 'cpu', in place and with a line in the log, if it asks for a GPU and there is none."""
+    """Set MODEL.DEVICE to 'cpu', in place and saying so in the log, if it is 'cuda' and there is no GPU."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         _logger.info("No GPU that PyTorch can use: running on the CPU, not on %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
@@ -168,7 +168,7 @@ def _parse(path: str) -> yaml.MappingNode | None:
 
 
 def _entries(node: yaml.MappingNode, path: str, parents: tuple[str, ...]) -> Iterator[_Entry]:
-    """Walk a mapping down to its leaves. A key given twice is an error: YAML would silently drop the first."""
+    """Walk a mapping down to its leaves. A key given twice is an error: YAML would quietly drop the first."""
     seen: dict[str, int] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1

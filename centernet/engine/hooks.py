@@ -1,0 +1,121 @@
+"""Hooks of the training loop: evaluation, writing, a progress bar and stopping on a signal."""
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from detectron2.engine import HookBase, hooks
+from detectron2.utils.events import EventStorage
+from tqdm import tqdm
+
+from .checkpoint import TrainingCheckpointer
+from .random_state import keep_random_state
+
+__all__ = ["Evaluation", "MetricWriter", "ProgressBar", "StopOnSignal"]
+
+_logger = logging.getLogger(__name__)
+
+
+class Evaluation(hooks.EvalHook):
+    """Evaluate every ``period`` iterations (0: never) except after the last one, and once at the end.
+
+    Args:
+        period: iterations.
+        evaluate: returns results, nested dicts with numbers as leaves; they go to the event storage flattened
+            with '/'. Called by every process, with the model of the trainer in any mode.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], Mapping[str, Any]]) -> None:
+        def with_training_untouched() -> Mapping[str, Any]:
+            with keep_random_state():
+                results = evaluate()
+            self.trainer.model.train()
+            return results
+
+        super().__init__(period, with_training_untouched)
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:  # not after an error or a signal
+            super().after_train()
+
+
+class MetricWriter(hooks.PeriodicWriter):
+    """detectron2's writers every 20 iterations and after the last one.
+
+    A run that stops early writes nothing more: the run that resumes it will, at the iterations at which the
+    uninterrupted run would have.
+    """
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+            return
+        for writer in self._writers:
+            writer.close()
+
+
+class ProgressBar(HookBase):
+    """A bar on the terminal with iterations, time left, loss and learning rate."""
+
+    def before_train(self) -> None:
+        self._bar = tqdm(
+            total=self.trainer.max_iter,
+            initial=self.trainer.start_iter,
+            desc="training",
+            unit="it",
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+
+    def after_step(self) -> None:
+        storage: EventStorage = self.trainer.storage
+        loss = storage.history("total_loss").latest()
+        self._bar.set_postfix_str(f"loss {loss:.3f}, lr {storage.history('lr').latest():.2g}", refresh=False)
+        self._bar.update()
+
+    def after_train(self) -> None:
+        self._bar.close()
+
+
+class StopOnSignal(HookBase):
+    """On SIGTERM or SIGINT, save a checkpoint after the current iteration and exit with 128 + signal number.
+
+    A second signal ends the process at once. To be registered last, so that the writers have had the
+    iteration.
+    """
+
+    def __init__(self, checkpointer: TrainingCheckpointer) -> None:
+        self._checkpointer = checkpointer
+        self._previous: dict[int, Any] = {}
+
+    def before_train(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._request_stop)
+
+    def _request_stop(self, number: int, _frame: object) -> None:
+        self._restore()
+        # Workers of the loader that got the signal as well and died are no longer worth an exception: this
+        # iteration has its batch, and there is no next one.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.trainer.stop_signal = number
+
+    def after_step(self) -> None:
+        number = self.trainer.stop_signal
+        iteration = self.trainer.iter
+        if iteration == self.trainer.max_iter - 1:
+            self._restore()  # everything is saved; a signal during the last evaluation need not wait for it
+        elif number is not None:
+            self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+            name = signal.Signals(number).name
+            _logger.info("Stopped by %s after iteration %d; go on with --resume", name, iteration)
+            raise SystemExit(128 + number)
+
+    def after_train(self) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

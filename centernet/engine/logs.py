@@ -1,0 +1,77 @@
+"""Where log lines go during a run: the terminal, and ``log.txt`` of the run folder once there is one."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+from detectron2.utils import comm
+from tqdm import tqdm
+
+__all__ = ["RunLog", "run_log"]
+
+_LOGGERS = ("centernet", "detectron2", "fvcore")
+_METRIC_LINES = "detectron2.utils.events"
+_FORMAT = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
+_BRIEF_FORMAT = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
+
+
+class _Terminal(logging.Handler):
+    """Lines on stdout, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+class RunLog:
+    """Keeps the lines of a run from its start; :meth:`open_file` writes those so far and all later ones."""
+
+    def __init__(self) -> None:
+        self.memory = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize, flushOnClose=False)
+        self.file: logging.FileHandler | None = None
+
+    def open_file(self, folder: Path) -> None:
+        """Append to ``folder/log.txt``, or ``log.txt.rank<r>`` in another process than the main one."""
+        rank = comm.get_rank()
+        self.file = logging.FileHandler(
+            folder / (f"log.txt.rank{rank}" if rank else "log.txt"), encoding="utf-8"
+        )
+        self.file.setFormatter(_FORMAT)
+        self.memory.setTarget(self.file)
+        self.memory.flush()
+        self.memory.capacity = 1  # from now on every line goes through at once
+
+
+@contextmanager
+def run_log(*, metric_lines: bool) -> Iterator[RunLog]:
+    """Send what this package, detectron2 and fvcore log to the terminal (main process only) and to a file.
+
+    Args:
+        metric_lines: show detectron2's line of losses every 20 iterations on the terminal too (a progress bar
+            makes it superfluous there; the file has it always).
+    """
+    log = RunLog()
+    handlers: list[logging.Handler] = [log.memory]
+    if comm.is_main_process():
+        terminal = _Terminal(logging.INFO)
+        terminal.setFormatter(_BRIEF_FORMAT)
+        if not metric_lines:
+            terminal.addFilter(lambda record: record.name != _METRIC_LINES)
+        handlers.append(terminal)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.handlers, logger.propagate = list(handlers), False
+    try:
+        yield log
+    finally:
+        for logger, level, propagate, old in before:
+            logger.setLevel(level)
+            logger.handlers, logger.propagate = old, propagate
+        log.memory.close()
+        if log.file is not None:
+            log.file.close()

@@ -1,0 +1,182 @@
+"""From a config to a trained or an evaluated model. What can be wrong is found before anything is written."""
+
+import logging
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import hooks
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+
+from .. import data, evaluation
+from ..config_file import check_weights
+from ..errors import UserError
+from .checkpoint import TrainingCheckpointer
+from .hooks import Evaluation, MetricWriter, ProgressBar, StopOnSignal
+from .logs import run_log
+from .processes import from_main_process, new_seed, parallel, unwrapped
+from .random_state import seed_random_state
+from .run_folder import METRICS_FILE, prepare_run_folder, read_seed
+from .trainer import Trainer
+
+__all__ = ["check_run", "evaluate", "train"]
+
+_logger = logging.getLogger(__name__)
+
+
+def check_run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, processes: int = 1) -> None:
+    """Raise :class:`UserError` for what can be known to be wrong before a model is built.
+
+    That is: MODEL.WEIGHTS, the datasets and their number of classes, the batch size for ``processes``.
+    """
+    check_weights(cfg)
+    names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
+    if not eval_only and not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty: name the datasets to train on")
+    if eval_only and not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty: name the datasets to evaluate on")
+    if eval_only and not cfg.MODEL.WEIGHTS and not resume:
+        raise UserError(
+            "--eval-only needs trained weights: give MODEL.WEIGHTS, or --resume for the last ones"
+        )
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if batch < 1 or batch % processes:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, not a positive multiple of the {processes} processes"
+        )
+    data.ensure_registered(names)
+    data.check_dataset_fits(cfg, names)
+
+
+def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
+    """Train the model of ``cfg`` and evaluate it at the end; called by every process.
+
+    With ``resume`` the run in ``cfg.OUTPUT_DIR`` goes on exactly where its last checkpoint left it, or from
+    the start, identically, if it has none. Without, it starts at the iteration after that of the weights
+    file (0 if it carries none, or with SOLVER.RESET_ITER).
+
+    Returns:
+        Results of the last evaluation, empty if DATASETS.TEST is.
+
+    Raises:
+        UserError: anything the user can mend; before OUTPUT_DIR is made, unless it happens in the loop.
+        SystemExit: 143 after SIGTERM, 130 after SIGINT, with a checkpoint saved.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    bar = comm.is_main_process() and sys.stderr.isatty()
+    with run_log(metric_lines=not bar) as log:
+        seed = _seed(cfg, folder if resume else None)
+        seed_random_state(seed)  # the same initial weights on every process
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+        model = build_model(cfg)
+        optimizer = build_optimizer(cfg, model)
+        scheduler = build_lr_scheduler(cfg, optimizer)
+        trainer = Trainer(parallel(model), optimizer, scheduler, seed=seed)
+        checkpointer = TrainingCheckpointer(
+            trainer.model, str(folder), optimizer=optimizer, scheduler=scheduler, trainer=trainer
+        )
+        start_iter, max_iter = _load(cfg, checkpointer, resume=resume)
+        if start_iter < max_iter:
+            trainer.open_data(data.build_train_loader(cfg, start_iteration=start_iter, seed=trainer.seed))
+        if comm.is_main_process():
+            prepare_run_folder(folder, cfg, resume=resume, start_iter=start_iter, seed=trainer.seed)
+        comm.synchronize()
+        log.open_file(folder)
+        _logger.info("Model:\n%s", model)
+        writers = _writers(folder, start_iter, max_iter) if comm.is_main_process() else []
+        results: OrderedDict[str, Any] = OrderedDict()
+        trainer.register_hooks(_hooks(cfg, trainer, checkpointer, results, writers, bar=bar))
+        trainer.train(start_iter, max_iter)
+        _logger.info("Finished: %s holds model_final.pth, metrics.json and log.txt", folder)
+    return results
+
+
+def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
+    """Evaluate MODEL.WEIGHTS or, with ``resume``, OUTPUT_DIR's last checkpoint; called by every process."""
+    with run_log(metric_lines=True) as log:
+        model = build_model(cfg)
+        TrainingCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        folder = Path(cfg.OUTPUT_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        log.open_file(folder)
+        return evaluation.evaluate(cfg, model)
+
+
+def _seed(cfg: CfgNode, folder: Path | None) -> int:
+    """The seed of the run in ``folder`` if there is one, else that of the config, else a new one."""
+    seed = None if folder is None else from_main_process(read_seed(folder))
+    if seed is None:
+        return int(cfg.SEED) if cfg.SEED >= 0 else new_seed()
+    if 0 <= cfg.SEED != seed:
+        _logger.warning("SEED %d is not used: the run that is resumed has seed %d", cfg.SEED, seed)
+    return seed
+
+
+def _load(cfg: CfgNode, checkpointer: TrainingCheckpointer, *, resume: bool) -> tuple[int, int]:
+    """Load what there is; return the first iteration and the one to stop before."""
+    extra = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    start_iter = int(extra.get("iteration", -1)) + 1
+    resumed = resume and checkpointer.has_checkpoint()
+    if cfg.SOLVER.RESET_ITER and not resumed:
+        start_iter = 0
+    max_iter = cfg.SOLVER.TRAIN_ITER if cfg.SOLVER.TRAIN_ITER >= 0 else cfg.SOLVER.MAX_ITER
+    if start_iter and not resumed:
+        if start_iter >= max_iter:
+            raise UserError(
+                f"MODEL.WEIGHTS is of iteration {start_iter - 1} and training ends at {max_iter}: nothing is "
+                "left to train; set SOLVER.RESET_ITER True to start at 0 from these weights"
+            )
+        _logger.info("MODEL.WEIGHTS is of iteration %d: training starts at %d", start_iter - 1, start_iter)
+        _move_schedule(checkpointer.checkpointables["scheduler"], start_iter)
+    return start_iter, max(start_iter, max_iter)
+
+
+def _move_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, iteration: int) -> None:
+    """Give the learning rate the value of ``iteration``: it is a function of the iteration alone."""
+    scheduler.last_epoch = iteration
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
+        group["lr"] = rate
+
+
+def _hooks(
+    cfg: CfgNode,
+    trainer: Trainer,
+    checkpointer: TrainingCheckpointer,
+    results: OrderedDict[str, Any],
+    writers: list[EventWriter],
+    *,
+    bar: bool,
+) -> list[Any]:
+    """Evaluation, writing, saving, stopping, in this order.
+
+    A checkpoint comes after the rows of its iteration are on the disk, so that none is missing after a kill.
+    """
+
+    def evaluate_now() -> OrderedDict[str, Any]:
+        results.clear()
+        results.update(evaluation.evaluate(cfg, unwrapped(trainer.model)))
+        return results
+
+    return [
+        hooks.IterationTimer(),
+        Evaluation(cfg.TEST.EVAL_PERIOD, evaluate_now) if cfg.DATASETS.TEST else None,
+        MetricWriter(writers),
+        hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+        ProgressBar() if bar else None,
+        StopOnSignal(checkpointer),
+    ]
+
+
+def _writers(folder: Path, start_iter: int, max_iter: int) -> list[EventWriter]:
+    """TensorBoard is told to hide what an earlier process wrote for iterations that are done again."""
+    return [
+        CommonMetricPrinter(max_iter),
+        JSONWriter(str(folder / METRICS_FILE)),
+        TensorboardXWriter(str(folder), purge_step=start_iter),
+    ]

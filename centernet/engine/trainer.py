@@ -1,0 +1,185 @@
+"""The training loop: one optimiser, one scheduler, one stream of batches, everything else in hooks.
+
+The loop of the published CenterNet2 recipe (arXiv 2103.07461): zero_grad, backward, step, scheduler step, no
+mixed precision. It runs detectron2's hooks and event storage, so its writers, timers and third-party hooks
+work.
+"""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import TrainerBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .processes import gather_from_all
+from .random_state import capture_random_state, restore_random_state, seed_random_state
+
+__all__ = ["NonFiniteLossError", "Trainer"]
+
+HISTORY = 20  # values a scalar that the writers smooth over
+_logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(UserError):
+    """A loss is nan or infinite. Raised before the gradients of that step touch the weights."""
+
+
+class Trainer(TrainerBase):
+    """Runs ``model`` over batches from iteration to iteration, exactly repeatable from any checkpoint.
+
+    Args:
+        model: in training mode, maps a batch (``list[dict]``, detectron2's format) to a dict of scalar
+            losses; wrapped in ``DistributedDataParallel`` when there are several processes.
+        optimizer: over the trainable parameters.
+        scheduler: its learning rate is a function of the iteration.
+        seed: of the run; process ``r`` draws from generators seeded with ``seed + r``.
+
+    Attributes:
+        stop_signal: number of the signal that asks to stop after this iteration, agreed on by all processes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        *,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.seed = seed
+        self.stop_signal: int | None = None
+        self._batches: Iterator[list[dict[str, Any]]] | None = None
+        self._random_states: list[dict[str, Any]] = []
+        self._history: dict[str, list[tuple[float, int]]] = {}
+
+    def open_data(self, loader: Iterable[list[dict[str, Any]]]) -> None:
+        """Start the loader and fetch its first batch: what is wrong with the data shows before training.
+
+        Whatever the loader draws to start its workers comes before the generators get the run's state. The
+        workers start with SIGINT blocked: Ctrl-C on a terminal reaches them too, and they must outlive the
+        step.
+        """
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            batches = iter(loader)
+            first = next(batches)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        self._batches = _chain(first, batches)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run iterations ``start_iter`` to ``max_iter - 1``, with the hooks around them.
+
+        Raises:
+            NonFiniteLossError: with the name of the loss, the iteration and what to do.
+            SystemExit: 128 + number, after a signal and once the hooks have saved.
+        """
+        _logger.info("Training from iteration %d to %d", start_iter, max_iter)
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        self.model.train()
+        with EventStorage(start_iter) as self.storage:
+            for name, values in self._history.items():
+                for value, iteration in values:
+                    self.storage.histories()[name].update(value, iteration)
+            try:
+                self.before_train()
+                self._set_random_state()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter = max_iter
+            finally:
+                self._batches = None  # ends the loader's workers
+                self.after_train()
+
+    def run_step(self) -> None:
+        """One optimiser step."""
+        assert self._batches is not None, "open_data() comes before train()"
+        start = time.perf_counter()
+        batch = next(self._batches)
+        self.storage.put_scalar("data_time", time.perf_counter() - start)
+        losses = self.model(batch)
+        self._record(losses)
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self.optimizer.step()
+        self.storage.put_scalar("lr", self.optimizer.param_groups[0]["lr"], smoothing_hint=False)
+        self.scheduler.step()
+
+    def _record(self, losses: dict[str, Tensor]) -> None:
+        """Put the losses, averaged over processes, into the storage; stop at one that is not finite.
+
+        All values reach the host in one transfer, before backward is queued, so that the next forward can be
+        queued while the GPU still works on this backward. A stop signal of any process travels with them.
+        """
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        world = comm.get_world_size()
+        if world > 1:
+            flag = values.new_tensor([float(self.stop_signal is not None)])
+            values = torch.cat([values / world, flag])
+            dist.all_reduce(values)
+        numbers = dict(zip(losses, values.tolist(), strict=False))
+        if world > 1 and values[-1] > 0:
+            self.stop_signal = self.stop_signal or signal.SIGTERM
+        for name, number in numbers.items():
+            if not math.isfinite(number):
+                raise NonFiniteLossError(self._what_to_do(name, number))
+        self.storage.put_scalars(total_loss=sum(numbers.values()), **numbers)
+
+    def _what_to_do(self, name: str, number: float) -> str:
+        rate = self.optimizer.param_groups[0]["lr"]
+        return (
+            f"{name} is {number} at iteration {self.iter} (learning rate {rate:.3g}): lower SOLVER.BASE_LR "
+            "(in proportion to SOLVER.IMS_PER_BATCH), raise SOLVER.WARMUP_ITERS or set "
+            "SOLVER.CLIP_GRADIENTS.ENABLED True; at iteration 0 look at MODEL.WEIGHTS and the boxes"
+        )
+
+    def _set_random_state(self) -> None:
+        rank = comm.get_rank()
+        if len(self._random_states) == comm.get_world_size():
+            restore_random_state(self._random_states[rank])
+            return
+        if self._random_states:
+            _logger.warning(
+                "The checkpoint is of another number of processes: what is drawn at random differs"
+            )
+        seed_random_state(self.seed + rank)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the loop besides the weights. Every process must call this."""
+        history = {name: buffer.values()[-HISTORY:] for name, buffer in self.storage.histories().items()}
+        return {
+            **super().state_dict(),
+            "seed": self.seed,
+            "random_states": gather_from_all(capture_random_state()),
+            "history": history,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; the random states come into force in :meth:`train`."""
+        super().load_state_dict(state_dict)
+        self.seed = state_dict["seed"]
+        self._random_states = state_dict["random_states"]
+        self._history = state_dict["history"]
+
+
+def _chain(
+    first: list[dict[str, Any]], rest: Iterator[list[dict[str, Any]]]
+) -> Iterator[list[dict[str, Any]]]:
+    yield first
+    yield from rest

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Train or evaluate a detector that a YAML config describes."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+
+import centernet  # noqa: F401  registers models, backbones and datasets
+from centernet.config_file import load_config, resolve_device, resolve_output_dir
+from centernet.engine import run
+from centernet.errors import UserError, command_line
+
+EXAMPLES = """
+examples:
+  train on this machine's GPU, or on the CPU if it has none
+      python train_net.py configs/CenterNet2_R50_1x.yaml
+  go on with a run that was stopped or killed, exactly where its last checkpoint left it
+      python train_net.py configs/CenterNet2_R50_1x.yaml --resume
+  change settings: any number of KEY VALUE pairs, last
+      python train_net.py configs/CenterNet2_R50_1x.yaml SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.005
+  score trained weights
+      python train_net.py configs/CenterNet2_R50_1x.yaml --eval-only MODEL.WEIGHTS model_final.pth
+  8 GPUs; 2 machines with 8 GPUs each (the same command on both, with --machine-rank 0 and 1)
+      python train_net.py configs/CenterNet2_R50_1x.yaml --num-gpus 8
+      python train_net.py configs/CenterNet2_R50_1x.yaml --num-gpus 8 --num-machines 2 --machine-rank 0 \\
+          --dist-url tcp://first-machine:29500
+
+SIGTERM and Ctrl-C save a checkpoint after the current iteration and stop. Results are in OUTPUT_DIR:
+config.yaml, log.txt, metrics.json (one row of losses every 20 iterations), TensorBoard events and checkpoints.
+Exit status: 0 done, 2 something to mend (one line says what), 130 or 143 stopped by Ctrl-C or SIGTERM.
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line, with the names that detectron2's users know."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="the config; may also be given without the flag")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in OUTPUT_DIR (if there is none: start)",
+    )
+    add("--eval-only", action="store_true", help="no training: score MODEL.WEIGHTS on DATASETS.TEST")
+    add(
+        "--num-gpus",
+        type=int,
+        metavar="N",
+        help="GPUs on this machine, 0 for the CPU (default: 1 if there is one)",
+    )
+    add("--num-machines", type=int, default=1, metavar="N", help="machines that train together (default 1)")
+    add("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
+    add("--dist-url", default="auto", metavar="URL", help="where processes meet (default: a free port here)")
+    add(
+        "--manual_device",
+        default="",
+        metavar="IDS",
+        help="GPUs to use, such as 0,2 (sets CUDA_VISIBLE_DEVICES)",
+    )
+    add("opts", nargs="*", metavar="KEY VALUE", help="config settings that replace those of the file")
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse; flags may stand before or after the settings, and the config with or without its flag."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    # argparse takes '-1e-3' for a flag; a word with a space in it never is one
+    words = [f" {word}" if re.fullmatch(r"-[\d.].*", word) else word for word in words]
+    args = argument_parser().parse_intermixed_args(words)
+    args.opts = [word.strip() for word in args.opts]
+    if not args.config_file and args.opts and args.opts[0].endswith((".yaml", ".yml")):
+        args.config_file = args.opts.pop(0)
+    return args
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of ``args.config_file`` and ``args.opts``, with output folder and device settled.
+
+    Writes nothing.
+    """
+    cfg = load_config(args.config_file, args.opts or ())
+    resolve_output_dir(cfg, args.config_file)
+    if getattr(args, "num_gpus", None) == 0:
+        cfg.MODEL.DEVICE = "cpu"
+    resolve_device(cfg)
+    cfg.freeze()
+    return cfg
+
+
+@command_line
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit status."""
+    args = parse_args(argv)
+    if not args.config_file:
+        raise UserError("name a config, such as: python train_net.py configs/CenterNet2_R50_1x.yaml")
+    if args.manual_device:
+        os.environ["CUDA_VISIBLE_DEVICES"] = args.manual_device
+    cfg = setup(args)
+    if cfg.MODEL.DEVICE == "cpu" and not args.num_gpus:
+        print("Running on the CPU.")
+    return run(
+        cfg,
+        resume=args.resume,
+        eval_only=args.eval_only,
+        num_gpus=min(torch.cuda.device_count(), 1) if args.num_gpus is None else args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
