@@ -283,6 +283,7 @@ def test_the_index_has_the_sdist_and_every_mend_fits(
     sdist = tool.fetch_sdist(tmp_path, tmp_path / "pip.log")
     tool.check_hash(sdist)
     with tarfile.open(sdist) as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
         archive.extractall(tmp_path / "source")
     source = next((tmp_path / "source").iterdir())
 
