@@ -31,7 +31,7 @@ examples:
           --dist-url tcp://first-machine:29500
 
 SIGTERM and Ctrl-C save a checkpoint after the current iteration and stop. Results are in OUTPUT_DIR:
-config.yaml, log.txt, metrics.json (one row of losses every 20 iterations), TensorBoard events and checkpoints.
+config.yaml, log.txt, metrics.json (one row of losses every 20 iterations), TensorBoard events, checkpoints.
 Exit status: 0 done, 2 something to mend (one line says what), 130 or 143 stopped by Ctrl-C or SIGTERM.
 """
 

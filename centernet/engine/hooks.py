@@ -3,11 +3,11 @@
 import logging
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detectron2.engine import HookBase, hooks
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, EventWriter
 from tqdm import tqdm
 
 from .checkpoint import TrainingCheckpointer
@@ -23,12 +23,11 @@ class Evaluation(hooks.EvalHook):
 
     Args:
         period: iterations.
-        evaluate: returns results, nested dicts with numbers as leaves; they go to the event storage flattened
-            with '/'. Called by every process, with the model of the trainer in any mode.
+        evaluate: returns finite numbers by name, for the event storage. Called by every process.
     """
 
-    def __init__(self, period: int, evaluate: Callable[[], Mapping[str, Any]]) -> None:
-        def with_training_untouched() -> Mapping[str, Any]:
+    def __init__(self, period: int, evaluate: Callable[[], Mapping[str, float]]) -> None:
+        def with_training_untouched() -> Mapping[str, float]:
             with keep_random_state():
                 results = evaluate()
             self.trainer.model.train()
@@ -42,11 +41,23 @@ class Evaluation(hooks.EvalHook):
 
 
 class MetricWriter(hooks.PeriodicWriter):
-    """detectron2's writers every 20 iterations and after the last one.
+    """detectron2's writers every 20 iterations, after each evaluation and after the last iteration.
 
-    A run that stops early writes nothing more: the run that resumes it will, at the iterations at which the
-    uninterrupted run would have.
+    To be registered after :class:`Evaluation`. A run that stops early writes nothing more: the run that resumes
+    it will, at the iterations at which the uninterrupted run would have.
     """
+
+    def __init__(self, writers: Sequence[EventWriter], evaluation_period: int) -> None:
+        super().__init__(writers, period=20)
+        self._evaluation_period = evaluation_period
+
+    def after_step(self) -> None:
+        period, done = self._evaluation_period, self.trainer.iter + 1
+        if period > 0 and done % period == 0:
+            for writer in self._writers:
+                writer.write()
+        else:
+            super().after_step()
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from types import TracebackType
 
 from detectron2.utils import comm
 from tqdm import tqdm
+
+from ..errors import UserError
 
 __all__ = ["RunLog", "run_log"]
 
@@ -44,6 +47,16 @@ class RunLog:
         self.memory.flush()
         self.memory.capacity = 1  # from now on every line goes through at once
 
+    def to_file(self, level: int, text: str, error: BaseException | None) -> None:
+        """A line, with the traceback of ``error`` if there is one, for the file alone."""
+        self.memory.handle(
+            logging.LogRecord("centernet", level, "", 0, text, None, error and _details(error))
+        )
+
+
+def _details(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    return type(error), error, error.__traceback__
+
 
 @contextmanager
 def run_log(*, metric_lines: bool) -> Iterator[RunLog]:
@@ -51,12 +64,15 @@ def run_log(*, metric_lines: bool) -> Iterator[RunLog]:
 
     Args:
         metric_lines: show detectron2's line of losses every 20 iterations on the terminal too (a progress bar
-            makes it superfluous there; the file has it always).
+                makes it superfluous there; the file has it always).
+
+    What is logged at DEBUG level by this package goes to the file alone.
     """
     log = RunLog()
     handlers: list[logging.Handler] = [log.memory]
     if comm.is_main_process():
-        terminal = _Terminal(logging.INFO)
+        terminal = _Terminal()
+        terminal.setLevel(logging.INFO)
         terminal.setFormatter(_BRIEF_FORMAT)
         if not metric_lines:
             terminal.addFilter(lambda record: record.name != _METRIC_LINES)
@@ -64,10 +80,16 @@ def run_log(*, metric_lines: bool) -> Iterator[RunLog]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG if logger.name == "centernet" else logging.INFO)
         logger.handlers, logger.propagate = list(handlers), False
     try:
         yield log
+    except UserError as error:
+        log.to_file(logging.ERROR, str(error), None)  # the command line says it on the terminal
+        raise
+    except Exception as error:
+        log.to_file(logging.ERROR, "Stopped by an error", error)  # ... and Python this, with its traceback
+        raise
     finally:
         for logger, level, propagate, old in before:
             logger.setLevel(level)

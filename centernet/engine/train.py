@@ -1,6 +1,8 @@
 """From a config to a trained or an evaluated model. What can be wrong is found before anything is written."""
 
 import logging
+import math
+import shlex
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -9,10 +11,13 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from torch import nn
 
 from .. import data, evaluation
 from ..config_file import check_weights
@@ -88,13 +93,21 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
             prepare_run_folder(folder, cfg, resume=resume, start_iter=start_iter, seed=trainer.seed)
         comm.synchronize()
         log.open_file(folder)
-        _logger.info("Model:\n%s", model)
+        _describe(cfg, model)
         writers = _writers(folder, start_iter, max_iter) if comm.is_main_process() else []
         results: OrderedDict[str, Any] = OrderedDict()
         trainer.register_hooks(_hooks(cfg, trainer, checkpointer, results, writers, bar=bar))
         trainer.train(start_iter, max_iter)
         _logger.info("Finished: %s holds model_final.pth, metrics.json and log.txt", folder)
     return results
+
+
+def _describe(cfg: CfgNode, model: nn.Module) -> None:
+    """What a colleague needs to repeat the run, for log.txt."""
+    _logger.debug("Command: %s", shlex.join(sys.argv))
+    _logger.debug("Environment:\n%s", collect_env_info())
+    _logger.debug("Config:\n%s", cfg.dump())
+    _logger.debug("Model:\n%s", model)
 
 
 def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
@@ -158,19 +171,25 @@ def _hooks(
     A checkpoint comes after the rows of its iteration are on the disk, so that none is missing after a kill.
     """
 
-    def evaluate_now() -> OrderedDict[str, Any]:
+    def evaluate_now() -> dict[str, float]:
         results.clear()
         results.update(evaluation.evaluate(cfg, unwrapped(trainer.model)))
-        return results
+        return _scalars(results)
 
     return [
         hooks.IterationTimer(),
         Evaluation(cfg.TEST.EVAL_PERIOD, evaluate_now) if cfg.DATASETS.TEST else None,
-        MetricWriter(writers),
+        MetricWriter(writers, cfg.TEST.EVAL_PERIOD),
         hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
         ProgressBar() if bar else None,
         StopOnSignal(checkpointer),
     ]
+
+
+def _scalars(results: OrderedDict[str, Any]) -> dict[str, float]:
+    """``bbox/AP: 40.2`` for the writers, with the dataset's name before it if there are several."""
+    nested = next(iter(results.values())) if len(results) == 1 else results
+    return {name: value for name, value in flatten_results_dict(nested).items() if math.isfinite(value)}
 
 
 def _writers(folder: Path, start_iter: int, max_iter: int) -> list[EventWriter]:
