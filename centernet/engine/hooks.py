@@ -43,8 +43,8 @@ class Evaluation(hooks.EvalHook):
 class MetricWriter(hooks.PeriodicWriter):
     """detectron2's writers every 20 iterations, after each evaluation and after the last iteration.
 
-    To be registered after :class:`Evaluation`. A run that stops early writes nothing more: the run that resumes
-    it will, at the iterations at which the uninterrupted run would have.
+    To be registered after :class:`Evaluation`. A run that stops early writes nothing more: the run that
+    resumes it will, at the iterations at which the uninterrupted run would have.
     """
 
     def __init__(self, writers: Sequence[EventWriter], evaluation_period: int) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from types import TracebackType
 
 from detectron2.utils import comm
 from tqdm import tqdm
@@ -49,13 +48,8 @@ class RunLog:
 
     def to_file(self, level: int, text: str, error: BaseException | None) -> None:
         """A line, with the traceback of ``error`` if there is one, for the file alone."""
-        self.memory.handle(
-            logging.LogRecord("centernet", level, "", 0, text, None, error and _details(error))
-        )
-
-
-def _details(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    return type(error), error, error.__traceback__
+        details = (type(error), error, error.__traceback__) if error else None
+        self.memory.handle(logging.LogRecord("centernet", level, "", 0, text, None, details))
 
 
 @contextmanager
