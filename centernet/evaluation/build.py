@@ -56,7 +56,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     """The evaluator that the dataset's metadata ask for (``evaluator_type``, 'coco' or 'lvis').
 
     Args:
-        cfg: not used yet by either evaluator, which infer their tasks from the predictions; kept for others.
+        cfg: its ``TEST.KEYPOINT_OKS_SIGMAS`` is used for keypoints; tasks are inferred from the predictions.
         dataset_name: a registered name or ``coco_json:PATH/TO.json:IMAGE_ROOT``.
         output_folder: where detections are written.
 
@@ -68,7 +68,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     check_files(dataset_name)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind == "coco":
-        return FastCOCOEvaluator(dataset_name, output_dir=output_folder)
+        sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+        return FastCOCOEvaluator(dataset_name, output_dir=output_folder, kpt_oks_sigmas=sigmas)
     if kind == "lvis":
         try:
             return _LVISEvaluator(dataset_name, output_dir=output_folder)

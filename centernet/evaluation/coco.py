@@ -33,8 +33,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         """
         Args:
             dataset_name: a registered dataset with a COCO JSON file, or one that detectron2 can convert.
-            options: of ``COCOEvaluator``: ``tasks``, ``distributed``, ``output_dir``, ``max_dets_per_image``,
-                ...
+            options: of ``COCOEvaluator``: ``tasks``, ``distributed``, ``output_dir``, ...
         """
         super().__init__(dataset_name, **{"use_fast_impl": False, **options})
         for annotation in self._coco_api.dataset.get("annotations", []):
@@ -80,8 +79,8 @@ class FastCOCOEvaluator(COCOEvaluator):
                 detection["category_id"] = to_category[detection["category_id"]]
             except KeyError as error:
                 raise UserError(
-                    f"the model found class {error.args[0]} but dataset {self._metadata.name} has only the classes 0 "
-                    f"to {len(to_category) - 1}: evaluate with the number of classes it was trained with"
+                    f"the model found class {error.args[0]} but dataset {self._metadata.name} has only "
+                    f"{len(to_category)} classes: evaluate with the number of classes it was trained with"
                 ) from error
 
 
