@@ -10,6 +10,7 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 
 from ..config_file import check_weights
+from ..data.augmentation import EfficientDetResizeCrop, build_custom_augmentation
 from ..errors import UserError
 from .thresholds import filter_predictions, set_score_threshold
 from .visualize import resolve_metadata
@@ -94,7 +95,8 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
     """The resizing of evaluation, so that a picture is shown to the model as in a test.
 
     ``INPUT.TEST_INPUT_TYPE`` ``"default"``: short side ``MIN_SIZE_TEST`` pixels (0: not resized), long side
-    at most ``MAX_SIZE_TEST``. ``"square"``: long side ``TEST_SIZE`` pixels.
+    at most ``MAX_SIZE_TEST``. ``"square"``: long side ``TEST_SIZE`` pixels (or what ``INPUT.CUSTOM_AUG``
+    says, as in the test loader).
 
     Raises:
         UserError: another ``INPUT.TEST_INPUT_TYPE``.
@@ -103,8 +105,8 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
     if kind == "default":
         return T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
     if kind == "square":
-        from ..data.transforms.custom_augmentation_impl import EfficientDetResizeCrop
-
+        if cfg.INPUT.CUSTOM_AUG:
+            return build_custom_augmentation(cfg, is_train=False)[0]
         return EfficientDetResizeCrop(cfg.INPUT.TEST_SIZE, (1.0, 1.0))
     raise UserError(f"INPUT.TEST_INPUT_TYPE is '{kind}', but must be 'default' or 'square'")
 

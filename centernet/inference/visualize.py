@@ -1,8 +1,6 @@
 """Predictions drawn on pictures through detectron2's visualizers, and the class names to write on them."""
 
-import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,9 @@ from detectron2.structures import Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 
+from ..data.datasets import class_names, ensure_registered
+from ..errors import UserError
+
 __all__ = ["as_predictions", "draw_predictions", "resolve_metadata"]
 
 logger = logging.getLogger(__name__)
@@ -24,21 +25,18 @@ _CPU = torch.device("cpu")
 def resolve_metadata(cfg: CfgNode) -> Metadata:
     """Class names and colours for the model of ``cfg``.
 
-    The first registered dataset of ``DATASETS.TEST``, then ``DATASETS.TRAIN``, that knows its class names; a
-    dataset registered from a COCO JSON file gives those of the file. Numbers where there is none, or where
-    the count does not fit the model (one warning). The returned metadata is private: nothing is written into
-    detectron2's catalog.
+    They come from the first dataset of ``DATASETS.TEST``, then ``DATASETS.TRAIN``, whose class names are
+    known or stand in its annotation file. Where there is none, or where their count does not fit the model
+    (one warning), classes are named by their numbers. The returned metadata is a copy of the catalog's.
     """
     count = _class_count(cfg)
     fields: dict[str, Any] = {"name": "numbers"}
     names: list[str] | None = None
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        if dataset in MetadataCatalog.list():
-            candidate = MetadataCatalog.get(dataset)
-            names = _class_names(candidate)
-            if names:
-                fields = candidate.as_dict()
-                break
+        names = _class_names(dataset)
+        if names:
+            fields = MetadataCatalog.get(dataset).as_dict()
+            break
     if names and count is not None and len(names) != count:
         logger.warning(
             "dataset %s has %d classes, the model %d: class numbers are shown instead of names",
@@ -172,17 +170,11 @@ def _class_count(cfg: CfgNode) -> int | None:
     return None
 
 
-def _class_names(metadata: Metadata) -> list[str] | None:
-    names = metadata.get("thing_classes")
-    if names:
-        return list(names)
-    # register_coco_instances knows the names only after its images were read; the file is at hand
-    annotations = metadata.get("json_file")
-    if not annotations or not Path(annotations).is_file():
-        return None
+def _class_names(dataset: str) -> list[str] | None:
+    # a model can be shown without its dataset: what is missing there only costs the names
     try:
-        categories = json.loads(Path(annotations).read_text(encoding="utf-8"))["categories"]
-        return [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
-    except (OSError, ValueError, KeyError, TypeError):
-        logger.warning("no class names could be read from %s: class numbers are shown", annotations)
+        ensure_registered([dataset])
+        return class_names(dataset)
+    except UserError as error:
+        logger.info("class names are not known: %s", error)
         return None

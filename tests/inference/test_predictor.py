@@ -1,0 +1,133 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultPredictor
+from PIL import Image
+from small_models import EAGER, small_cfg
+
+from centernet.data import build_test_mapper
+from centernet.errors import UserError
+from centernet.inference import Predictor
+from centernet.inference.predictor import build_test_resize
+
+
+def rows(prediction: dict) -> torch.Tensor:
+    """Boxes, scores and classes, [N, 6]."""
+    found = prediction["instances"]
+    return torch.cat([found.pred_boxes.tensor, found.scores[:, None], found.pred_classes[:, None]], dim=1)
+
+
+@pytest.mark.parametrize("channels", ["BGR", "RGB"])
+def test_same_results_as_detectron2_s_predictor(cfg: CfgNode, picture: np.ndarray, channels: str) -> None:
+    cfg.INPUT.FORMAT = channels
+    ours, theirs = Predictor(cfg)(picture), DefaultPredictor(cfg)(picture)
+    assert len(ours["instances"]) > 5
+    assert ours["instances"].image_size == (90, 120)
+    torch.testing.assert_close(rows(ours), rows(theirs), rtol=0, atol=0)
+
+
+def test_a_batch_gives_each_picture_its_own_size_and_result(cfg: CfgNode, picture: np.ndarray) -> None:
+    predictor = Predictor(cfg)
+    batch = [picture, picture[:, ::-1], picture]
+    together = predictor.predict_batch(batch)
+    for image, prediction in zip(batch, together, strict=True):
+        torch.testing.assert_close(rows(prediction), rows(predictor(image)), rtol=1e-4, atol=1e-3)
+    sizes = predictor.predict_batch([picture, picture[:45, :110]])
+    assert [prediction["instances"].image_size for prediction in sizes] == [(90, 120), (45, 110)]
+    assert predictor.predict_batch([]) == []
+
+
+def test_nothing_is_recorded_for_training(cfg: CfgNode, picture: np.ndarray) -> None:
+    predictor = Predictor(cfg)
+    assert not predictor.model.training
+    assert not predictor(picture)["instances"].scores.requires_grad
+
+
+@pytest.mark.parametrize("augmentation", ["", "EfficientDetResizeCrop"])
+@pytest.mark.parametrize(("shape", "resized"), [((90, 120, 3), (72, 96, 3)), ((400, 100, 3), (96, 24, 3))])
+def test_square_input_makes_the_long_side_test_size(
+    shape: tuple[int, ...], resized: tuple[int, ...], augmentation: str
+) -> None:
+    cfg = small_cfg("CenterNet2_R50_1x", "INPUT.TEST_INPUT_TYPE", "square", "INPUT.TEST_SIZE", 96)
+    cfg.INPUT.CUSTOM_AUG = augmentation
+    image = np.zeros(shape, dtype=np.uint8)
+    assert build_test_resize(cfg).get_transform(image).apply_image(image).shape == resized
+
+
+@pytest.mark.parametrize("kind", ["default", "square"])
+def test_a_picture_is_resized_as_in_the_test_loader(kind: str, picture: np.ndarray, tmp_path: Path) -> None:
+    cfg = small_cfg("CenterNet2_R50_1x", "INPUT.TEST_INPUT_TYPE", kind, "INPUT.TEST_SIZE", 101)
+    cfg.INPUT.CUSTOM_AUG = "EfficientDetResizeCrop"
+    Image.fromarray(picture[:, :, ::-1]).save(tmp_path / "picture.png")
+    loaded = build_test_mapper(cfg)({"file_name": str(tmp_path / "picture.png")})["image"]
+    ours = build_test_resize(cfg).get_transform(picture).apply_image(picture)
+    np.testing.assert_array_equal(ours.transpose(2, 0, 1), loaded.numpy())
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        ([[1, 2]], "picture 0 of the batch is a list"),
+        (np.zeros((4, 4), np.uint8), r"shape \(4, 4\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\)"),
+        (np.zeros((4, 4, 3), np.float32), "dtype float32"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixel"),
+    ],
+)
+def test_what_is_no_picture_is_said(cfg: CfgNode, image: object, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Predictor(cfg)(image)
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("key", "value", "sentence"),
+        [
+            ("INPUT.FORMAT", "L", "INPUT.FORMAT is 'L'"),
+            ("INPUT.TEST_INPUT_TYPE", "round", "'default' or 'square'"),
+            ("MODEL.META_ARCHITECTURE", "CenterNetDetektor", "CenterNetDetektor"),
+            ("MODEL.WEIGHTS", "no/such/model.pth", "no/such/model.pth"),
+        ],
+    )
+    def test_a_mistake_is_said(self, key: str, value: str, sentence: str) -> None:
+        with pytest.raises(UserError, match=sentence):
+            Predictor(small_cfg("CenterNet2_R50_1x", key, value))
+
+    def test_the_given_config_is_not_changed(self, cfg: CfgNode) -> None:
+        before = cfg.dump()
+        Predictor(cfg)
+        assert cfg.dump() == before
+
+
+class TestWeights:
+    def test_random_weights_are_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.WARNING):
+            Predictor(small_cfg("CenterNet2_R50_1x"))
+        assert "the model is random" in caplog.text
+
+    def test_another_class_count_is_said(self, trained: Path) -> None:
+        words = ("MODEL.WEIGHTS", trained, "MODEL.ROI_HEADS.NUM_CLASSES", 7)
+        with pytest.raises(UserError, match=r"do not fit this config: roi_heads\S+ is \(5, .*and \(8, "):
+            Predictor(small_cfg("CenterNet2_R50_1x", *EAGER, *words))
+
+    @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken zip"])
+    @pytest.mark.parametrize("ending", [".pth", ".pkl"])
+    def test_a_file_without_weights_is_said(self, tmp_path: Path, content: bytes, ending: str) -> None:
+        file = tmp_path / f"model{ending}"
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=f"model{ending} .*cannot be read: "):
+            Predictor(small_cfg("CenterNet2_R50_1x", "MODEL.WEIGHTS", file))
+
+    def test_missing_parameters_are_counted(
+        self, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        state = torch.load(trained)["model"]
+        heads = [key for key in state if key.startswith("roi_heads.")]
+        torch.save({"model": {key: state[key] for key in state if key not in heads}}, tmp_path / "part.pth")
+        with caplog.at_level(logging.WARNING):
+            Predictor(small_cfg("CenterNet2_R50_1x", *EAGER, "MODEL.WEIGHTS", tmp_path / "part.pth"))
+        assert f"no values for {len(heads)} of " in caplog.text
