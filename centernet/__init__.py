@@ -3,6 +3,8 @@
 __version__ = "0.1.0"
 
 from .config import add_centernet_config
+from .data.datasets import categories_v1, nuimages
+from .data.datasets.coco import _PREDEFINED_SPLITS_COCO
 from .errors import UserError
 from .modeling import (
     CenterNet,
@@ -25,7 +27,10 @@ __all__ = [
     "ProbabilisticCascadeROIHeads",
     "ProbabilisticROIHeads",
     "UserError",
+    "_PREDEFINED_SPLITS_COCO",
     "add_centernet_config",
     "build_p35_resnet_fpn_backbone",
     "build_p67_resnet_fpn_backbone",
+    "categories_v1",
+    "nuimages",
 ]

@@ -1,7 +1,7 @@
 """Every config key that this package adds to detectron2's, with its meaning, unit and default.
 
-Names and defaults are those of the published CenterNet2 configs ("Probabilistic two-stage detection", arXiv 2103.07461), so
-that its YAML files load unchanged. Keys marked *inert* are accepted for old files and do nothing.
+Names and defaults are those of the published CenterNet2 configs ("Probabilistic two-stage detection", arXiv
+2103.07461), so that its YAML files load unchanged. Keys marked *inert* are accepted for old files and do nothing.
 Pixels are pixels of the network input (after resizing); probabilities are in [0, 1].
 """
 
@@ -72,7 +72,7 @@ def _first_stage() -> CN:
     node.POST_NMS_TOPK_TRAIN = 100  # proposals an image
     node.POST_NMS_TOPK_TEST = 100
     # --- choices of the published models that one may want to undo (their defaults keep the published numbers)
-    node.CLAMP_CENTERS = True  # a centre outside the map moves to the nearest cell (False: indexes another row, as published)
+    node.CLAMP_CENTERS = True  # a centre outside the map moves to its nearest cell (as published: False)
     node.UNIQUE_POSITIVES = False  # objects that share a cell and class count once
     node.HM_ONLY_ASSIGNED_LEVELS = False  # draw Gaussians on the responsible levels only
     node.IOU_OFFSET = 1.0  # added to intersection and union in the box loss, square strides

@@ -1,9 +1,9 @@
 """The one exception type that a user sees, and the command-line edge that prints it.
 
 Everything that a user can cause (a misspelt key, a missing file, a class count that does not fit) is raised as
-:class:`UserError` with ONE sentence that says what is wrong, where, and what to do. A command line wraps its ``main`` in
-:func:`command_line`, which prints that sentence without a traceback and exits with :data:`EXIT_USER_ERROR`. Any other exception
-is a defect of ours and keeps its traceback.
+:class:`UserError` with ONE sentence that says what is wrong, where, and what to do. A command line wraps its ``main``
+in :func:`command_line`, which prints that sentence without a traceback and exits with :data:`EXIT_USER_ERROR`. Any
+other exception is a defect of ours and keeps its traceback.
 """
 
 import functools

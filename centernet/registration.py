@@ -1,7 +1,7 @@
 """Registering classes with detectron2 so that importing this package twice does no harm.
 
-Clients vendor the package under other parents (``third_party.CenterNet2.centernet``), and a process can end up importing it
-under two names. The first import registers; later ones keep what is there.
+Clients vendor the package under other parents (``third_party.CenterNet2.centernet``), and a process can end up
+importing it under two names. The first import registers; later ones keep what is there.
 """
 
 import logging

@@ -13,8 +13,8 @@ class NonFiniteError(FloatingPointError):
 class FiniteCheck:
     """Watches tensors that every NaN must pass through, and names the first bad one on the way there.
 
-    On a CPU the check is immediate. On a GPU the verdict travels to the host while the next step runs and is read by the next
-    call, so that no step waits for it: the error then speaks of the previous call.
+    On a CPU the check is immediate. On a GPU the verdict travels to the host while the next step runs and is read by
+    the next call, so that no step waits for it: the error then speaks of the previous call.
     """
 
     def __init__(self, enabled: bool = True):
@@ -22,7 +22,8 @@ class FiniteCheck:
         self._pending: tuple[list[str], Tensor, torch.cuda.Event] | None = None
 
     def __call__(self, suspects: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-        """Check ``outputs``; if one is bad, name the first bad tensor among ``suspects`` (in their order), else among outputs.
+        """Check ``outputs``; if one is bad, name the first bad tensor among ``suspects`` (in their order), else among
+        outputs.
 
         Raises:
             NonFiniteError: with the tensor's name and advice.
@@ -50,7 +51,7 @@ class FiniteCheck:
 
 
 def _finite(tensor: Tensor) -> bool:
-    # the sum is one pass and is finite only if every element is (overflow of finite float32 maps would need 1e30 values)
+    # one pass; the sum of a map is finite only if every element is (finite ones overflow it at 1e38 alone)
     return bool(torch.isfinite(tensor.detach().sum(dtype=torch.float32)))
 
 

@@ -13,8 +13,8 @@ from ..ops.detections import PaddedDetections
 class PaddedInstances(Sequence[Instances]):
     """A batch of detections that is a list of ``Instances`` to those who ask, and padded tensors to those who know.
 
-    Our own ROI heads read :attr:`padded` and never leave tensors; any other consumer indexes or iterates, and each image's
-    ``Instances`` is made then (and only once).
+    Our own ROI heads read :attr:`padded` and never leave tensors; any other consumer indexes or iterates, and each
+    image's ``Instances`` is made then (and only once).
 
     Attributes:
         padded: the detections.
@@ -23,8 +23,8 @@ class PaddedInstances(Sequence[Instances]):
 
     def __init__(self, padded: PaddedDetections, image_sizes: Sequence[tuple[int, int]], *, as_proposals: bool = False):
         """``as_proposals`` names the fields ``proposal_boxes, objectness_logits, scores, pred_classes`` instead of
-        ``pred_boxes, scores, pred_classes``. ``objectness_logits`` holds the score, a probability or its root: the field keeps
-        detectron2's name."""
+        ``pred_boxes, scores, pred_classes``. ``objectness_logits`` holds the score, a probability or its root: the
+        field keeps detectron2's name."""
         self.padded = padded
         self.image_sizes = tuple((int(h), int(w)) for h, w in image_sizes)
         self._as_proposals = as_proposals
@@ -64,8 +64,8 @@ def pad_proposals(proposals: Sequence[Instances]) -> PaddedDetections:
     """Fixed-size tensors of anybody's proposals.
 
     Args:
-        proposals: one ``Instances`` an image with ``proposal_boxes`` and ``scores`` or ``objectness_logits`` (the former is
-            preferred when the first image has it).
+        proposals: one ``Instances`` an image with ``proposal_boxes`` and ``scores`` or ``objectness_logits`` (the
+            former is preferred when the first image has it).
 
     Returns:
         ``K`` = the largest number of proposals in an image, at least 1; order as given.

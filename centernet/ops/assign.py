@@ -47,8 +47,8 @@ class CenterCells(NamedTuple):
         row, column: int64 ``[N, L, K]``, cell coordinates, possibly outside the map.
         inside: bool ``[N, L, K]``, the cell exists.
         flat: int64 ``[N, L, K]``, flat-cell index; 0 where the cell does not exist.
-        ltrb: float32 ``[N, L, K, 4]``, distances from the cell's pixel position to the left, top, right, bottom side of the
-            box, in strides of the level.
+        ltrb: float32 ``[N, L, K, 4]``, distances from the cell's pixel position to the left, top, right, bottom side
+            of the box, in strides of the level.
     """
 
     row: Tensor
@@ -63,8 +63,8 @@ def assign_levels(boxes: Tensor, sizes_of_interest: Sequence[Sequence[float]]) -
 
     Args:
         boxes: float ``[N, 4]`` xyxy, pixels.
-        sizes_of_interest: ``(low, high)`` a level: half diagonals in pixels, both ends included. Ranges may overlap, so a box
-            may belong to several levels.
+        sizes_of_interest: ``(low, high)`` a level: half diagonals in pixels, both ends included. Ranges may overlap,
+            so a box may belong to several levels.
 
     Returns:
         bool ``[N, L]``.
@@ -111,10 +111,10 @@ def center_positives(
 
     Args:
         assigned: bool ``[N, L]`` from :func:`assign_levels`.
-        image_sizes: ``(height, width)`` in pixels, one an image; when given, centres are first clamped into the image (for
-            boxes that reach outside it).
-        clamp: move a centre outside the map to the nearest cell. Without it such a centre names a cell of another row, level
-            or image, as in the original implementation; indices beyond the batch are dropped.
+        image_sizes: ``(height, width)`` in pixels, one an image; when given, centres are first clamped into the image
+            (for boxes that reach outside it).
+        clamp: move a centre outside the map to the nearest cell. Without it such a centre names a cell of another row,
+            level or image, as in the original implementation; indices beyond the batch are dropped.
         unique: name a cell and class once even if several objects share it (the original counts each object).
 
     Returns:

@@ -61,7 +61,8 @@ def decode(
         agnostic: logits of the class-agnostic map, one ``[B, 1, H_l, W_l]`` a level: multiplies the probability.
 
     Returns:
-        ``min(post_nms_topk, candidates)`` slots an image, best first. Boxes may reach outside the image unless ``clip``.
+        ``min(post_nms_topk, candidates)`` slots an image, best first. Boxes may reach outside the image unless
+        ``clip``.
     """
     levels = [
         _level_candidates(heatmap, ltrb, stride, rules, None if agnostic is None else agnostic[level])

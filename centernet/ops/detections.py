@@ -23,7 +23,8 @@ class PaddedDetections(NamedTuple):
 
 
 def take_best(detections: PaddedDetections, keep: Tensor, k: int) -> PaddedDetections:
-    """The ``k`` best-scored detections among those of the mask ``keep`` (bool ``[B, N]``), padded to ``min(k, N)`` slots."""
+    """The ``k`` best-scored detections among those of the mask ``keep`` (bool ``[B, N]``), padded to ``min(k, N)``
+    slots."""
     ranked = torch.where(keep, detections.scores, torch.full_like(detections.scores, -1.0))
     scores, index = ranked.topk(min(k, ranked.shape[1]), dim=1)
     valid = scores >= 0

@@ -1,4 +1,5 @@
-"""Federated loss: which classes take part in a step. Source: "Probabilistic two-stage detection" (arXiv 2103.07461) section 5.2."""
+"""Federated loss: which classes take part in a step. Source: "Probabilistic two-stage detection" (arXiv 2103.07461)
+section 5.2."""
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ def federated_classes(
     """Classes of one step: all that are present, filled up by a weighted draw without replacement.
 
     Args:
-        labels: int64 ``[R]`` in ``[0, num_classes]``; ``num_classes`` is background and counts as present where it occurs.
+        labels: int64 ``[R]`` in ``[0, num_classes]``; ``num_classes`` is background and counts as present where it
+            occurs.
         num_sample: classes wanted; if more are present, all present ones are returned.
         weight: float ``[num_classes]``, relative chance of a class to be drawn; None: equal.
         limit: when > 0, classes with index >= limit are never drawn.

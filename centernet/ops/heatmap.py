@@ -1,9 +1,9 @@
 """Gaussian heatmap targets, drawn in each object's own window.
 
 A box of area ``A`` draws ``exp(-D^2 / rho^2)`` around its centre, ``rho^2 = max(2 * delta^2 * A, min_radius^2)``,
-``delta = (1 - o) / (1 + o)``: one radius is the shift at which a box still overlaps itself with IoU ``o`` (CenterNet, arXiv
-1904.07850 section 3, after CornerNet). Values below 1e-4 are zero, so a Gaussian ends at ``sqrt(-ln 1e-4) = 3.035`` radii and
-the cost is the sum of the windows, not cells x objects.
+``delta = (1 - o) / (1 + o)``: one radius is the shift at which a box still overlaps itself with IoU ``o`` (CenterNet,
+arXiv 1904.07850 section 3, after CornerNet). Values below 1e-4 are zero, so a Gaussian ends at ``sqrt(-ln 1e-4) =
+3.035`` radii and the cost is the sum of the windows, not cells x objects.
 """
 
 import math
@@ -22,13 +22,13 @@ _CHUNK = 1 << 16  # cells drawn at once: bounds the memory of the temporaries to
 
 
 class _Rows(NamedTuple):
-    """One entry a row of a window: the run of cells ``[first, first + count)`` of the flat axis.
+    """One entry a row of a window: the run of cells ``[first, first + length)`` of the flat axis.
 
     ``u`` at the ``t``-th cell of the run is ``dy2 + (x0 + t * step)^2``, all in radii.
     """
 
     first: Tensor
-    count: Tensor
+    length: Tensor
     dy2: Tensor
     x0: Tensor
     step: Tensor
@@ -73,7 +73,7 @@ def _window_rows(objects: Objects, rho2: Tensor, pyramid: Pyramid, level: int) -
     rho_of_row = rho[owner]
     return _Rows(
         first=image_start[owner] + row * width + left.long(),
-        count=(right - left + 1).clamp(min=0).long(),
+        length=(right - left + 1).clamp(min=0).long(),
         dy2=dy * dy / rho2[owner],
         x0=(left * stride - cx) / rho_of_row,
         step=stride / rho_of_row,
@@ -101,8 +101,8 @@ def draw_heatmap(
     Args:
         rho2: float32 ``[N]`` from :func:`squared_radii`.
         num_classes: channels of the class heatmap, or None for one class-agnostic channel.
-        assigned: bool ``[N, L]``: draw an object on these levels only. None draws it on every level, as published: a centre
-            then carries no negative weight on levels that are not responsible for it.
+        assigned: bool ``[N, L]``: draw an object on these levels only. None draws it on every level, as published: a
+            centre then carries no negative weight on levels that are not responsible for it.
 
     Returns:
         float32 ``[num_cells, num_classes or 1]`` in [0, 1]; the cell of an object's centre is exactly 1.
@@ -115,7 +115,7 @@ def draw_heatmap(
             mask = assigned[:, level]
             chosen, rho2_here = Objects(*(field[mask] for field in objects)), rho2[mask]
         rows = _window_rows(chosen, rho2_here, pyramid, level)
-        for part in _chunks(rows.count):
+        for part in _chunks(rows.length):
             _draw_rows(distance, _Rows(*(field[part] for field in rows)), channels)
         _mark_peaks(distance, chosen, pyramid, level, channels)
     heatmap = distance.neg_().exp_().view(-1, channels)
@@ -123,7 +123,7 @@ def draw_heatmap(
 
 
 def _draw_rows(distance: Tensor, rows: _Rows, channels: int) -> None:
-    owner, offset = _expand(rows.count)
+    owner, offset = _expand(rows.length)
     dx = rows.x0[owner].addcmul_(rows.step[owner], offset.to(rows.x0.dtype))
     u = dx.mul_(dx).add_(rows.dy2[owner])
     cell = offset.add_(rows.first[owner])

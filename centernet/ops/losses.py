@@ -1,4 +1,5 @@
-"""Losses of the first stage (heatmap focal, box IoU) and classification losses of the second. All in float32, none in place.
+"""Losses of the first stage (heatmap focal, box IoU) and classification losses of the second. All in float32, none in
+place.
 
 Heatmap loss: CenterNet (arXiv 1904.07850) equation 1. GIoU: arXiv 1902.09630 algorithm 1.
 """

@@ -17,8 +17,8 @@ _NEVER = 1e8  # loss of a candidate that does not exist
 
 
 class MorePositiveRules(NamedTuple):
-    """Attributes: ``loss_type`` and ``offset`` of :func:`~centernet.ops.losses.iou_loss`; ``threshold``: the box loss below
-    which a neighbour counts; ``topk``: the rank of the candidate whose loss bounds the others."""
+    """Attributes: ``loss_type`` and ``offset`` of :func:`~centernet.ops.losses.iou_loss`; ``threshold``: the box loss
+    below which a neighbour counts; ``topk``: the rank of the candidate whose loss bounds the others."""
 
     loss_type: str = "giou"
     offset: float = 1.0
@@ -33,8 +33,8 @@ def more_positives(
     """Heatmap positives among the 3x3 cells around each centre, on every level.
 
     A candidate is positive when its box loss is below the ``topk``-th smallest of the object's candidates and below
-    ``threshold``. The centre cell of a responsible level counts as loss 0 and is always positive (the original loses all
-    positives of an object when ``topk`` candidates are perfect).
+    ``threshold``. The centre cell of a responsible level counts as loss 0 and is always positive (the original loses
+    all positives of an object when ``topk`` candidates are perfect).
 
     Args:
         predicted_ltrb: float ``[num_cells, 4]``, in strides.

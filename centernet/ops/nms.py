@@ -47,8 +47,8 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: f
 def _best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int) -> Tensor:
     """Indices of at least the ``limit`` best survivors (fewer if there are fewer).
 
-    Whether a box survives depends on better boxes only, so a prefix of the ranking settles itself: the quadratic kernel sees
-    all boxes only when most of them are suppressed.
+    Whether a box survives depends on better boxes only, so a prefix of the ranking settles itself: the quadratic
+    kernel sees all boxes only when most of them are suppressed.
     """
     order = scores.argsort(descending=True, stable=True)
     if len(order) == 0:
@@ -68,9 +68,9 @@ def _best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: fl
 def parallel_nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
     """:func:`nms_mask` without data-dependent shapes or host synchronisation.
 
-    Greedy NMS is the fixed point of ``keep[j] = valid[j] and no kept i before j overlaps j``. Iterating it from ``keep =
-    valid`` settles every box whose chain of suppressors is no longer than the number of rounds; real chains are far shorter
-    than :data:`ROUNDS`.
+    Greedy NMS is the fixed point of ``keep[j] = valid[j] and no kept i before j overlaps j``. Iterating it from ``keep
+    = valid`` settles every box whose chain of suppressors is no longer than the number of rounds; real chains are far
+    shorter than :data:`ROUNDS`.
     """
     order = torch.where(valid, scores, torch.full_like(scores, -1.0)).argsort(dim=1, descending=True, stable=True)
     boxes = boxes.float().gather(1, order[..., None].expand(-1, -1, 4))

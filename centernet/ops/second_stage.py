@@ -18,8 +18,8 @@ MAX_CANDIDATES = 4096  # (box, class) pairs an image that enter NMS, best first
 
 
 class DetectRules(NamedTuple):
-    """Attributes: ``score_thresh``: smallest final score; ``nms_thresh``: IoU of class-wise NMS; ``topk``: detections an
-    image."""
+    """Attributes: ``score_thresh``: smallest final score; ``nms_thresh``: IoU of class-wise NMS; ``topk``: detections
+    an image."""
 
     score_thresh: float
     nms_thresh: float
@@ -36,7 +36,9 @@ def combine_scores(stage_probabilities: Sequence[Tensor], proposal_scores: Tenso
     Returns:
         ``[B, K, C + 1]``: the mean over stages ``p``, or ``sqrt(p * proposal_score)``.
     """
-    mean = torch.stack(tuple(stage_probabilities)).mean(dim=0) if len(stage_probabilities) > 1 else stage_probabilities[0]
+    mean = (
+        torch.stack(tuple(stage_probabilities)).mean(dim=0) if len(stage_probabilities) > 1 else stage_probabilities[0]
+    )
     return mean if proposal_scores is None else (mean * proposal_scores[..., None]).sqrt()
 
 

@@ -22,7 +22,8 @@ class Targets(NamedTuple):
         positive_cells: int64 ``[P]``, heatmap positives; a cell may occur twice.
         positive_labels: int64 ``[P]``, their classes.
         regression_cells: int64 ``[R]``, cells that regress a box, ascending, each once.
-        regression_ltrb: float32 ``[R, 4]``, their targets: distances to the left, top, right, bottom side, in strides, > 0.
+        regression_ltrb: float32 ``[R, 4]``, their targets: distances to the left, top, right, bottom side, in strides,
+            > 0.
         heatmap: float32 ``[num_cells, C]``; ``C = 1`` when class-agnostic.
     """
 

@@ -17,7 +17,12 @@ def fill_weights(model):
     """Every floating entry becomes a function of its key and shape."""
     state = model.state_dict()
     for key, value in state.items():
-        if key.startswith("pixel_") or "freq_weight" in key or key.endswith("cls_weights") or not value.is_floating_point():
+        if (
+            key.startswith("pixel_")
+            or "freq_weight" in key
+            or key.endswith("cls_weights")
+            or not value.is_floating_point()
+        ):
             continue
         random = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF)
         z = torch.from_numpy(random.standard_normal(tuple(value.shape)).astype(np.float32))

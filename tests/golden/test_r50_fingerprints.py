@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from centernet.config import add_centernet_config
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from fingerprint import describe, fill_weights, normalised_image, targets
+
+from centernet.config import add_centernet_config
 
 REPOSITORY = Path(__file__).parents[2]
 REFERENCE = json.loads((Path(__file__).parent / "r50_fingerprints.json").read_text())
@@ -54,7 +55,8 @@ def test_features_and_head(case):
         assert_same(features[name], expected)
     generator = model.proposal_generator
     with torch.no_grad():
-        outputs = dict(zip(("cls", "reg", "agn"), generator.centernet_head([features[f] for f in generator.in_features])))
+        maps = generator.centernet_head([features[f] for f in generator.in_features])
+    outputs = dict(zip(("cls", "reg", "agn"), maps, strict=True))
     for kind, levels in reference["head"].items():
         for level, expected in enumerate(levels):
             if expected is None:

@@ -22,7 +22,18 @@ def test_same_as_the_reference(name, tmp_path):
     ours, reference = tmp_path / f"{name}.npz", DUMPS / f"{name}.npz"
     config = REPOSITORY / "configs" / f"{name}.yaml"
     subprocess.run(
-        [sys.executable, DUMPS / "run_model.py", "--pkg", REPOSITORY, "--config", config, "--like", reference, "--out", ours],
+        [
+            sys.executable,
+            DUMPS / "run_model.py",
+            "--pkg",
+            REPOSITORY,
+            "--config",
+            config,
+            "--like",
+            reference,
+            "--out",
+            ours,
+        ],
         check=True,
     )
     verdict = subprocess.run([sys.executable, DUMPS / "compare.py", reference, ours], capture_output=True, text=True)

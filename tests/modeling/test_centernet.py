@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import EventStorage
+from tiny import image, with_objects
+
 from centernet.modeling.dense_heads.centernet import CenterNet
 from centernet.modeling.dense_heads.centernet_head import CenterNetHead
 from centernet.modeling.finite_check import FiniteCheck, NonFiniteError
-from detectron2.structures import ImageList, Instances
-from detectron2.utils.events import EventStorage
-from tiny import image, tiny_model, with_objects
 
 LEVELS = {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
 IMAGES = ImageList(torch.zeros(2, 3, 128, 128), [(128, 128), (100, 128)])
@@ -15,7 +16,10 @@ IMAGES = ImageList(torch.zeros(2, 3, 128, 128), [(128, 128), (100, 128)])
 
 def features(channels=32, batch=2, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return {n: torch.randn(batch, channels, max(1, 128 // s), max(1, 128 // s), generator=generator) for n, s in LEVELS.items()}
+    return {
+        n: torch.randn(batch, channels, max(1, 128 // s), max(1, 128 // s), generator=generator)
+        for n, s in LEVELS.items()
+    }
 
 
 def generator(**kwargs):

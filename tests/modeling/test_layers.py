@@ -1,4 +1,5 @@
 import torch
+
 from centernet.modeling.backbone.fpn_p5 import LastLevelP6P7_P5
 from centernet.modeling.layers.deform_conv import DFConv2d
 

@@ -4,15 +4,16 @@ import json
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from tiny import image, tiny_cfg, tiny_model, with_objects
+
 from centernet.errors import UserError
 from centernet.modeling.padded_instances import PaddedInstances, pad_proposals
 from centernet.modeling.roi_heads.box_predictor import ProbabilisticBoxPredictor
 from centernet.modeling.roi_heads.fed_loss import load_class_freq
 from centernet.ops.detections import PaddedDetections
-from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
-from tiny import image, tiny_cfg, tiny_model, with_objects
 
 CASCADE, SINGLE = "CenterNet2_R50_1x", "CenterNet2-F_R50_1x"
 
@@ -156,9 +157,11 @@ def test_losses_of_no_proposals_are_zero():
 
 
 def test_mask_branch_through_detectron2():
-    model = tiny_model(SINGLE, "MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.CONV_DIM", 16,
-                       "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead", "MODEL.ROI_MASK_HEAD.NUM_CONV", 1)  # fmt: skip
     from detectron2.structures import BitMasks
+
+    head = {"NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 1, "CONV_DIM": 16}
+    options = [x for key, value in head.items() for x in (f"MODEL.ROI_MASK_HEAD.{key}", value)]
+    model = tiny_model(SINGLE, "MODEL.MASK_ON", True, *options)
 
     example = with_objects(image(), 3)
     example["instances"].gt_masks = BitMasks(torch.ones(3, 96, 128, dtype=torch.bool))

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
-from centernet.config import add_centernet_config
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+
+from centernet.config import add_centernet_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -21,7 +21,7 @@ def grid(sizes, strides):
 
 
 def dense_targets(boxes, classes, sizes, strides, soi, *, min_overlap=0.8, min_radius=4, num_classes=None):
-    """Heatmap [M, C] and regression targets [M, 4] in strides (-1e8 where none) of one image, image-major cell order."""
+    """Heatmap [M, C] and regression targets [M, 4] in strides (-1e8 where none) of one image."""
     points, steps, levels = grid(sizes, strides)
     channels = num_classes or 1
     heatmap = torch.zeros(len(points), channels)

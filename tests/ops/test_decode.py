@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from centernet.ops.decode import DecodeRules, decode
 
 RULES = DecodeRules(inference_th=1e-4, pre_nms_topk=1000, post_nms_topk=100, nms_th=0.6)
@@ -92,7 +93,8 @@ def test_descending_scores_and_clipping():
     heat, ltrb = torch.randn(1, 1, 32, 64), torch.rand(1, 4, 32, 64) * 30
     free = decode([heat], [ltrb], [4], SIZES, RULES)
     assert (free.scores.diff(dim=1) <= 0).all()
-    assert (free.boxes.amin() < 0) and (free.boxes.amax() > 256)
+    assert free.boxes.amin() < 0
+    assert free.boxes.amax() > 256
     clipped = decode([heat], [ltrb], [4], SIZES, RULES._replace(clip=True))
     assert clipped.boxes.amin() >= 0
     assert clipped.boxes[..., 2].max() <= 256

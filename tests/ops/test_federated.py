@@ -1,4 +1,5 @@
 import torch
+
 from centernet.ops.federated import federated_classes
 
 WEIGHT = torch.arange(1.0, 21).sqrt()

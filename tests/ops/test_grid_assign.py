@@ -1,4 +1,5 @@
 import torch
+
 from centernet.ops.assign import Objects, assign_levels, center_cells, center_positives
 from centernet.ops.grid import Pyramid, cell_centers, flatten_levels
 
@@ -14,8 +15,13 @@ def objects(boxes=BOXES, classes=CLASSES, images=None):
 
 
 def test_cell_centers_published_corners():
-    expected = [((4, 4), (252, 124), 512), ((8, 8), (248, 120), 128), ((16, 16), (240, 112), 32), ((32, 32), (224, 96), 8),
-                ((64, 64), (192, 64), 2)]  # fmt: skip
+    expected = [
+        ((4, 4), (252, 124), 512),
+        ((8, 8), (248, 120), 128),
+        ((16, 16), (240, 112), 32),
+        ((32, 32), (224, 96), 8),
+        ((64, 64), (192, 64), 2),
+    ]
     for size, stride, (first, last, count) in zip(SIZES, STRIDES, expected, strict=True):
         cells = cell_centers(size, stride)
         assert cells.shape == (count, 2)

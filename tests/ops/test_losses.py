@@ -2,6 +2,9 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from centernet.ops.losses import (
     FocalRules,
     heatmap_focal_loss,
@@ -9,8 +12,6 @@ from centernet.ops.losses import (
     sigmoid_cross_entropy,
     softmax_cross_entropy,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 LOGITS = torch.tensor([[0.3, -1], [2, 0.5], [-3, 4]])
 HEATMAP = torch.tensor([[1, 0.2], [0.5, 0], [0, 0.9]])
@@ -121,7 +122,9 @@ def test_class_weights_leave_classes_out():
     full = torch.nn.functional.binary_cross_entropy_with_logits(
         logits[:, :3], torch.nn.functional.one_hot(labels, 4)[:, :3].float(), reduction="none"
     )
-    assert float(sigmoid_cross_entropy(logits, labels, weight)) == pytest.approx(float(full[:, [0, 2]].sum() / 5), rel=1e-5)
+    assert float(sigmoid_cross_entropy(logits, labels, weight)) == pytest.approx(
+        float(full[:, [0, 2]].sum() / 5), rel=1e-5
+    )
     expected = torch.nn.functional.cross_entropy(logits, labels, weight=torch.tensor([1.0, 0, 1, 1]))
     assert float(softmax_cross_entropy(logits, labels, weight)) == pytest.approx(float(expected))
 

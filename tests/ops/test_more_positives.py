@@ -1,10 +1,11 @@
 import numpy as np
 import torch
+from test_grid_assign import SIZES, SOI, STRIDES, objects
+
 from centernet.ops.assign import Objects
 from centernet.ops.grid import Pyramid
 from centernet.ops.more_positives import MorePositiveRules, more_positives
 from centernet.ops.targets import TargetRules
-from test_grid_assign import SIZES, SOI, STRIDES, objects
 
 ONE_LEVEL = Pyramid(((32, 64),), (4,), 1)
 EVERY_SIZE = TargetRules(((0, 1e6),))

@@ -1,9 +1,10 @@
 import pytest
 import torch
 import torchvision
-from centernet.ops.nms import nms_mask, parallel_nms_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from centernet.ops.nms import nms_mask, parallel_nms_mask
 
 
 def random_batch(seed, batch=2, count=60, classes=3, spread=80):
@@ -43,7 +44,9 @@ def test_limit_keeps_the_best_survivors(seed, limit):
     some = nms_mask(boxes, scores, groups, valid, 0.5, limit)
     assert not (some & ~everyone).any()
     for image in range(2):
-        best = torch.where(everyone[image], scores[image], -1.0).argsort(descending=True)[: min(limit, int(everyone[image].sum()))]
+        best = torch.where(everyone[image], scores[image], -1.0).argsort(descending=True)[
+            : min(limit, int(everyone[image].sum()))
+        ]
         assert some[image, best].all()
 
 

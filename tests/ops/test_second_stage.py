@@ -1,9 +1,10 @@
 import pytest
 import torch
 import torchvision
-from centernet.ops.second_stage import DetectRules, combine_scores, select_detections
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from centernet.ops.second_stage import DetectRules, combine_scores, select_detections
 
 SIZES = torch.tensor([[100, 120]])
 

@@ -1,13 +1,14 @@
 import pytest
 import torch
-from centernet.ops import heatmap as heatmap_module
-from centernet.ops.assign import Objects
-from centernet.ops.grid import Pyramid
-from centernet.ops.targets import TargetRules, build_targets
 from dense_reference import dense_targets, to_flat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_grid_assign import BOXES, CLASSES, SIZES, SOI, STRIDES, objects
+
+from centernet.ops import heatmap as heatmap_module
+from centernet.ops.assign import Objects
+from centernet.ops.grid import Pyramid
+from centernet.ops.targets import TargetRules, build_targets
 
 RULES = TargetRules(SOI)
 PYRAMID = Pyramid(SIZES, STRIDES, 1)

@@ -64,7 +64,11 @@ class CenterNet(nn.Module):
         ignore_high_fp: float = -1.0,
         center_nms: bool = False,
         sizes_of_interest: Sequence[Sequence[float]] = (
-            (0, 80), (64, 160), (128, 320), (256, 640), (512, 10000000),
+            (0, 80),
+            (64, 160),
+            (128, 320),
+            (256, 640),
+            (512, 10000000),
         ),  # fmt: skip
         more_pos: bool = False,
         more_pos_thresh: float = 0.2,
@@ -92,11 +96,12 @@ class CenterNet(nn.Module):
         check_finite: bool = True,
     ):
         """Every argument is the config key of ``MODEL.CENTERNET`` of about the same name, explained in
-        :mod:`centernet.config`. ``debug``, ``vis_thresh``, ``pixel_mean``, ``pixel_std`` and ``device`` are accepted for
-        existing callers; tensors are made where the features live.
+        :mod:`centernet.config`. ``debug``, ``vis_thresh``, ``pixel_mean``, ``pixel_std`` and ``device`` are accepted
+        for existing callers; tensors are made where the features live.
 
         Raises:
-            ValueError: ``only_proposal`` without ``with_agn_hm``, or numbers of features, strides and size ranges that differ.
+            ValueError: ``only_proposal`` without ``with_agn_hm``, or numbers of features, strides and size ranges that
+                differ.
         """
         super().__init__()
         if only_proposal and not with_agn_hm:
@@ -205,7 +210,8 @@ class CenterNet(nn.Module):
 
     @torch.no_grad()
     def propose(self, head_output: HeadOutput, image_sizes: Sequence[tuple[int, int]]) -> PaddedDetections:
-        """Decode the head's maps to the configured number of boxes an image. See :func:`centernet.ops.decode.decode`."""
+        """Decode the head's maps to the configured number of boxes an image. See
+        :func:`centernet.ops.decode.decode`."""
         classes, boxes, agnostic = head_output
         rules = self.train_decode_rules if self.training else self.test_decode_rules
         sizes = torch.as_tensor(image_sizes)
@@ -303,5 +309,7 @@ class CenterNet(nn.Module):
         suspects = {f"feature '{name}'": value for name, value in zip(self.in_features, features, strict=True)}
         outputs = {}
         for kind, maps in zip(("class heatmap", "box map", "class-agnostic heatmap"), head_output, strict=True):
-            outputs.update({f"{kind} of '{n}'": m for n, m in zip(self.in_features, maps, strict=True) if m is not None})
+            outputs.update(
+                {f"{kind} of '{n}'": m for n, m in zip(self.in_features, maps, strict=True) if m is not None}
+            )
         self.check_finite(suspects, outputs)

@@ -22,7 +22,8 @@ class CenterNetHead(nn.Module):
 
     Attributes:
         share_tower, cls_tower, bbox_tower: ``nn.Sequential`` of [3x3 conv, norm, ReLU]; triples without norm are pairs.
-        bbox_pred, agn_hm, cls_logits: 3x3 convs to 4, 1 and ``num_classes`` channels; the latter two only when asked for.
+        bbox_pred, agn_hm, cls_logits: 3x3 convs to 4, 1 and ``num_classes`` channels; the latter two only when asked
+            for.
         scales: one learnable factor a level.
     """
 
@@ -57,18 +58,11 @@ class CenterNetHead(nn.Module):
         self.share_tower = _tower(in_channels, num_share_convs, norm, use_deformable)
         self.cls_tower = _tower(in_channels, num_cls_convs, norm, use_deformable)
         self.bbox_tower = _tower(in_channels, num_box_convs, norm, use_deformable)
-        self.bbox_pred = _conv3x3(in_channels, 4)
-        nn.init.constant_(self.bbox_pred.bias, _BOX_BIAS)
+        self.bbox_pred = _conv3x3(in_channels, 4, bias=_BOX_BIAS)
         self.scales = nn.ModuleList([Scale(1.0) for _ in range(num_levels)])
         prior = -math.log((1 - prior_prob) / prior_prob)
-        self.agn_hm = self._heatmap(in_channels, 1, prior) if with_agn_hm else None
-        self.cls_logits = None if only_proposal else self._heatmap(in_channels, num_classes, prior)
-
-    @staticmethod
-    def _heatmap(in_channels: int, out_channels: int, prior: float) -> nn.Conv2d:
-        conv = _conv3x3(in_channels, out_channels)
-        nn.init.constant_(conv.bias, prior)
-        return conv
+        self.agn_hm = _conv3x3(in_channels, 1, bias=prior) if with_agn_hm else None
+        self.cls_logits = None if only_proposal else _conv3x3(in_channels, num_classes, bias=prior)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
@@ -108,10 +102,11 @@ class CenterNetHead(nn.Module):
         return classes, boxes, agnostic
 
 
-def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+def _conv3x3(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
     nn.init.normal_(conv.weight, std=_INIT_STD)
-    nn.init.zeros_(conv.bias)
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, bias)
     return conv
 
 
@@ -119,12 +114,12 @@ def _tower(channels: int, depth: int, norm: str, use_deformable: bool) -> nn.Seq
     layers: list[nn.Module] = []
     for index in range(depth):
         if use_deformable and index == depth - 1:
-            conv: nn.Module = DFConv2d(channels, channels, bias=True)
+            deformable = DFConv2d(channels, channels, bias=True)
             # the published heads start their offsets at N(0, 0.01), not at zero
-            nn.init.normal_(conv.offset.weight, std=_INIT_STD)
+            nn.init.normal_(deformable.offset.weight, std=_INIT_STD)
+            layers.append(deformable)
         else:
-            conv = _conv3x3(channels, channels)
-        layers.append(conv)
+            layers.append(_conv3x3(channels, channels))
         if norm == "GN" and channels % 32 != 0:
             layers.append(nn.GroupNorm(25, channels))
         elif norm:

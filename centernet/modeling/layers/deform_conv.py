@@ -1,4 +1,4 @@
-"""A deformable convolution that predicts its own offsets, on torchvision's operator (CPU and GPU, no compiled extension).
+"""A deformable convolution that predicts its own offsets, on torchvision's operator: CPU and GPU, nothing to compile.
 
 Source: Deformable ConvNets v1 (arXiv 1703.06211) and v2 (arXiv 1811.11168).
 """
@@ -16,9 +16,17 @@ class DeformConvKernel(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, padding: int, dilation: int,
-        groups: int, bias: bool,
-    ):  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int,
+        padding: int,
+        dilation: int,
+        groups: int,
+        bias: bool,
+    ):
         super().__init__()
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
@@ -36,9 +44,18 @@ class DFConv2d(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, with_modulated_dcn: bool = True, kernel_size: int = 3, stride: int = 1,
-        groups: int = 1, dilation: int = 1, deformable_groups: int = 1, bias: bool = False, padding: int | None = None,
-    ):  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        with_modulated_dcn: bool = True,
+        kernel_size: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        deformable_groups: int = 1,
+        bias: bool = False,
+        padding: int | None = None,
+    ):
         """``padding`` None keeps the size at stride 1: ``dilation * (kernel_size - 1) // 2`` pixels."""
         super().__init__()
         padding = dilation * (kernel_size - 1) // 2 if padding is None else padding
@@ -46,18 +63,28 @@ class DFConv2d(nn.Module):
         self.offset_channels = 2 * taps
         self.with_modulated_dcn = with_modulated_dcn
         self.offset = Conv2d(
-            in_channels, 3 * taps if with_modulated_dcn else 2 * taps, kernel_size, stride=stride, padding=padding,
+            in_channels,
+            3 * taps if with_modulated_dcn else 2 * taps,
+            kernel_size,
+            stride=stride,
+            padding=padding,
             dilation=dilation,
-        )  # fmt: skip
+        )
         nn.init.zeros_(self.offset.weight)
         nn.init.zeros_(self.offset.bias)
         self.conv = DeformConvKernel(
-            in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, groups=groups,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
             bias=bias,
-        )  # fmt: skip
+        )
 
     def forward(self, x: Tensor, return_offset: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """``[B, in, H, W]`` to ``[B, out, H', W']``; with ``return_offset`` also the raw offset (and mask logit) map."""
+        """``[B, in, H, W]`` to ``[B, out, H', W']``; with ``return_offset`` also the raw map of offsets and masks."""
         raw = self.offset(x)
         mask = raw[:, self.offset_channels :].sigmoid() if self.with_modulated_dcn else None
         out = self.conv(x, raw[:, : self.offset_channels], mask)

@@ -34,9 +34,9 @@ class CenterNetDetector(nn.Module):
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """
         Args:
-            batched_inputs: one dict an image: ``image`` ``[3, H, W]`` in the channel order of ``INPUT.FORMAT``, values 0 to
-                255; in training ``instances`` with ``gt_boxes`` and ``gt_classes``; in inference optionally ``height`` and
-                ``width`` of the output.
+            batched_inputs: one dict an image: ``image`` ``[3, H, W]`` in the channel order of ``INPUT.FORMAT``, values
+                0 to 255; in training ``instances`` with ``gt_boxes`` and ``gt_classes``; in inference optionally
+                ``height`` and ``width`` of the output.
 
         Returns:
             In training the losses by name; in inference what :meth:`inference` returns.
@@ -51,7 +51,8 @@ class CenterNetDetector(nn.Module):
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list:
         """Detections of each image: ``{"instances": Instances}`` with ``pred_boxes`` (xyxy in pixels of ``height`` x
-        ``width``), ``scores``, ``pred_classes``; without ``do_postprocess`` the bare ``Instances`` in network-input pixels."""
+        ``width``), ``scores``, ``pred_classes``; without ``do_postprocess`` the bare ``Instances`` in network-input
+        pixels."""
         images = self.preprocess_image(batched_inputs)
         results, _ = self.proposal_generator(images, self.backbone(images.tensor), None)
         if not do_postprocess:

@@ -122,9 +122,7 @@ class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
         :func:`centernet.ops.second_stage.combine_scores`."""
         scores = self.predict_probs(predictions, proposals)
         if self.mult_proposal_score:
-            scores = tuple(
-                (s * p.objectness_logits[:, None]).sqrt() for s, p in zip(scores, proposals, strict=True)
-            )
+            scores = tuple((s * p.objectness_logits[:, None]).sqrt() for s, p in zip(scores, proposals, strict=True))
         return fast_rcnn_inference(
             self.predict_boxes(predictions, proposals),
             scores,

@@ -21,8 +21,8 @@ def load_class_freq(path: str = "datasets/lvis/lvis_v1_train_cat_info.json", fre
     file = Path(path)
     if not file.is_file():
         raise UserError(
-            f"the class frequencies of the federated loss are missing: {path} (MODEL.ROI_BOX_HEAD.CAT_FREQ_PATH) does not "
-            "exist; put a JSON list of {id, image_count} there or point the key at one"
+            f"the class frequencies of the federated loss are missing: {path} (MODEL.ROI_BOX_HEAD.CAT_FREQ_PATH) "
+            "does not exist; put a JSON list of {id, image_count} there or point the key at one"
         )
     try:
         categories = sorted(json.loads(file.read_text()), key=lambda c: c["id"])

@@ -27,6 +27,8 @@ class _PaddedInference(nn.Module):
 
     box_in_features: list[str]
     box_pooler: nn.Module
+    box_head: Any  # a module, or one a cascade stage
+    box_predictor: Any
 
     def _stages(self) -> Sequence[tuple[nn.Module, ProbabilisticBoxPredictor]]:
         """``(box head, box predictor)`` of each stage."""
@@ -65,7 +67,7 @@ class _PaddedInference(nn.Module):
     ) -> dict[str, Tensor] | list[Instances]:
         """Losses in training (detectron2's); detections in inference."""
         if self.training:
-            return super()._forward_box(features, proposals, *targets)
+            return super()._forward_box(features, proposals, *targets)  # type: ignore[misc]  # of the class mixed into
         image_sizes = [p.image_size for p in proposals]
         if isinstance(proposals, PaddedInstances):
             image_sizes = list(proposals.image_sizes)
