@@ -42,8 +42,8 @@ def _first_stage() -> CN:
     node.ONLY_PROPOSAL = False  # no class heatmap; the output is proposals (needs WITH_AGN_HM)
     node.AS_PROPOSAL = False  # class-specific boxes are handed on as proposals
     # --- targets
-    node.SOI = [[0, 80], [64, 160], [128, 320], [256, 640], [512, 10000000]]
-    # ^ sizes of interest: half box diagonals in pixels that a level is responsible for, both ends included
+    # sizes of interest: half box diagonals in pixels that a level is responsible for, both ends included
+    node.SOI = [[0, 80], [64, 160], [128, 320], [256, 640], [512, 10000000]]  # one range a level
     node.HM_MIN_OVERLAP = 0.8  # IoU that a shifted box keeps at one Gaussian radius
     node.MIN_RADIUS = 4  # smallest Gaussian radius, pixels
     node.MORE_POS = False  # add well-predicted neighbours of the centre as heatmap positives
@@ -66,11 +66,11 @@ def _first_stage() -> CN:
     node.CENTER_NMS = False  # keep 3x3 local maxima of the heatmap instead of box NMS
     node.NOT_NMS = False  # no box NMS
     node.NMS_TH_TRAIN = 0.6  # first-stage NMS, IoU
-    node.NMS_TH_TEST = 0.6
+    node.NMS_TH_TEST = 0.6  # the same in inference
     node.PRE_NMS_TOPK_TRAIN = 1000  # candidates a level and image
-    node.PRE_NMS_TOPK_TEST = 1000
+    node.PRE_NMS_TOPK_TEST = 1000  # the same in inference
     node.POST_NMS_TOPK_TRAIN = 100  # proposals an image
-    node.POST_NMS_TOPK_TEST = 100
+    node.POST_NMS_TOPK_TEST = 100  # the same in inference
     # --- choices of the published models that one may want to undo (their defaults keep the published numbers)
     node.CLAMP_CENTERS = True  # a centre outside the map moves to its nearest cell (as published: False)
     node.UNIQUE_POSITIVES = False  # objects that share a cell and class count once
@@ -84,23 +84,23 @@ def _first_stage() -> CN:
 
 def _bifpn() -> CN:
     node = CN()
-    node.NUM_LEVELS = 5
+    node.NUM_LEVELS = 5  # strides 8 to 128
     node.NUM_BIFPN = 6  # repeats
-    node.NORM = "GN"
-    node.OUT_CHANNELS = 160
-    node.SEPARABLE_CONV = False
+    node.NORM = "GN"  # norm after every conv
+    node.OUT_CHANNELS = 160  # channels of every level
+    node.SEPARABLE_CONV = False  # depth-wise and point-wise convs instead of full ones
     return node
 
 
 def _dla() -> CN:
     node = CN()
-    node.OUT_FEATURES = ["dla2"]
+    node.OUT_FEATURES = ["dla2"]  # levels to hand on; dla2 has stride 4
     node.USE_DLA_UP = True  # deformable up-sampling path
-    node.NUM_LAYERS = 34
+    node.NUM_LAYERS = 34  # 34 or 60
     node.MS_OUTPUT = False  # several output levels
-    node.NORM = "BN"
-    node.DLAUP_IN_FEATURES = ["dla3", "dla4", "dla5"]
-    node.DLAUP_NODE = "conv"  # 'conv' or 'dcn'
+    node.NORM = "BN"  # norm of the body
+    node.DLAUP_IN_FEATURES = ["dla3", "dla4", "dla5"]  # levels that the up-sampling path joins
+    node.DLAUP_NODE = "conv"  # its nodes: 'conv' or 'dcn'
     return node
 
 
