@@ -62,6 +62,7 @@ class Loader:
     @property
     def dataset(self) -> MappedDataset:
         """The mapped dataset behind the batches."""
+        assert isinstance(self._batches.dataset, MappedDataset)
         return self._batches.dataset
 
     def __len__(self) -> int:
