@@ -60,9 +60,7 @@ def _plan_file(inputs: Sequence[Path], file: Path) -> dict[Path, Path]:
         raise UserError(f"--output {file} names one file, but there are {len(inputs)} inputs: give a folder")
     if _is_video(inputs[0]) != (file.suffix.lower() in _WRITABLE_VIDEOS):
         kind, wanted = ("video", _WRITABLE_VIDEOS) if _is_video(inputs[0]) else ("picture", _WRITABLE_IMAGES)
-        raise UserError(
-            f"{inputs[0]} is a {kind}, but --output {file} is not: use {', '.join(wanted)} or a folder"
-        )
+        raise UserError(f"{inputs[0]} is a {kind}, but --output {file} is not: use {', '.join(wanted)} or a folder")
     if file.parent.exists() and not file.parent.is_dir():
         raise UserError(f"--output {file}: {file.parent} is a file, not a folder")
     return {inputs[0]: file}
@@ -70,9 +68,7 @@ def _plan_file(inputs: Sequence[Path], file: Path) -> dict[Path, Path]:
 
 def _plan_folder(inputs: Sequence[Path], folder: Path) -> dict[Path, Path]:
     if folder.exists() and not folder.is_dir():
-        raise UserError(
-            f"--output {folder} is an existing file, and no picture or video by its name: give another"
-        )
+        raise UserError(f"--output {folder} is an existing file, and no picture or video by its name: give another")
     plan: dict[Path, Path] = {}
     taken: set[str] = set()
     for path in inputs:
@@ -93,14 +89,10 @@ def _is_video(path: Path) -> bool:
 
 def _protect_inputs(inputs: Sequence[Path], plan: dict[Path, Path]) -> None:
     # by identity on the disk, so that links and other spellings of a path are caught too
-    originals = {
-        (status.st_dev, status.st_ino) for status in (path.stat() for path in inputs if path.exists())
-    }
+    originals = {(status.st_dev, status.st_ino) for status in (path.stat() for path in inputs if path.exists())}
     for result in plan.values():
         if result.exists() and (result.stat().st_dev, result.stat().st_ino) in originals:
-            raise UserError(
-                f"{result} would be overwritten, and it is one of the inputs: give another --output"
-            )
+            raise UserError(f"{result} would be overwritten, and it is one of the inputs: give another --output")
 
 
 @contextmanager

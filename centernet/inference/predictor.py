@@ -124,13 +124,9 @@ def _build_model(cfg: CfgNode) -> torch.nn.Module:
 def _check_image(image: object, position: int) -> None:
     what = f"picture {position} of the batch"
     if not isinstance(image, np.ndarray):
-        raise UserError(
-            f"{what} is a {type(image).__name__}, but must be a numpy array [height, width, 3], uint8, BGR"
-        )
+        raise UserError(f"{what} is a {type(image).__name__}, but must be a numpy array [height, width, 3], uint8, BGR")
     if image.ndim != 3 or image.shape[2] != 3:
-        raise UserError(
-            f"{what} has shape {image.shape}, but must be [height, width, 3]: convert grey or RGBA to BGR"
-        )
+        raise UserError(f"{what} has shape {image.shape}, but must be [height, width, 3]: convert grey or RGBA to BGR")
     if image.dtype != np.uint8:
         raise UserError(f"{what} has dtype {image.dtype}, but must be uint8 with values 0 to 255")
     if 0 in image.shape:

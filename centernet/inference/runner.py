@@ -76,7 +76,7 @@ def run_images(
         UserError: a result cannot be written.
     """
     if results is not None:
-        for path in _progress(paths, "pictures"):
+        for path in _progress(paths, "picture"):
             drawn = _run_image(demo, path, report)
             if drawn is not None:
                 save_image(drawn, results[path])
@@ -147,7 +147,7 @@ def run_frames(demo: VisualizationDemo, source: FrameSource, result: Path | None
 
 
 def _count_frames(demo: VisualizationDemo, source: FrameSource, report: Report) -> Iterator[np.ndarray]:
-    bar = _progress(demo.iterate_video(source), "frames", source.frame_count)
+    bar = _progress(demo.iterate_video(source), "frame", source.frame_count)
     for predictions, frame in bar:
         report.frames += 1
         report.detections += count_detections(predictions)
@@ -156,7 +156,7 @@ def _count_frames(demo: VisualizationDemo, source: FrameSource, report: Report) 
 
 def _progress(items: Iterable[Any], unit: str, total: int | None = None) -> Iterator[Any]:
     """A progress bar on a terminal, nothing elsewhere; log lines go above it."""
-    bar = tqdm(items, total=total, unit=f" {unit}", disable=None, dynamic_ncols=True)
+    bar = tqdm(items, total=total, unit=unit, disable=None, dynamic_ncols=True)
     if bar.disable:
         yield from items
         return

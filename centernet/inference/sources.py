@@ -124,9 +124,13 @@ def load_image(path: str | Path) -> np.ndarray:
         uint8 [H, W, 3], BGR.
 
     Raises:
-        SourceError: the file is not there or is no complete picture.
+        SourceError: the file is not there, is no complete picture, or has more than 8 bits a channel.
     """
     try:
+        with Image.open(path) as header:
+            deep = header.mode.startswith(("I", "F"))
+        if deep:  # Pillow would make everything above 255 white
+            raise SourceError(f"picture {path} has more than 8 bits a channel: convert it to 8 bits first")
         return np.ascontiguousarray(read_image(str(path), format="BGR"))
     # what Pillow raises for broken files (SyntaxError: PNG)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -157,9 +161,7 @@ class FrameSource:
         fps = float(capture.get(cv2.CAP_PROP_FPS))
         self.fps = fps if math.isfinite(fps) and 0.1 <= fps <= 1000 else _DEFAULT_FPS
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.frame_count: int | None = (
-            int(count) if not live and math.isfinite(count) and count >= 1 else None
-        )
+        self.frame_count: int | None = int(count) if not live and math.isfinite(count) and count >= 1 else None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         frames = 0
@@ -173,9 +175,7 @@ class FrameSource:
             raise SourceError(f"{self.name} opens, but no frame of it can be read")
         # OpenCV does not tell a broken file from its end; counts are a little off even in good files
         if self.frame_count is not None and frames < 0.9 * self.frame_count:
-            logger.warning(
-                "%s ended after %d of %d frames: it may be damaged", self.name, frames, self.frame_count
-            )
+            logger.warning("%s ended after %d of %d frames: it may be damaged", self.name, frames, self.frame_count)
 
     def __enter__(self) -> "FrameSource":
         return self
@@ -198,9 +198,7 @@ def open_video(path: str | Path) -> FrameSource:
 
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
-        raise SourceError(
-            f"video {path} cannot be opened: it is no video, or of a kind that OpenCV does not know"
-        )
+        raise SourceError(f"video {path} cannot be opened: it is no video, or of a kind that OpenCV does not know")
     return FrameSource(capture, f"video {path}", live=False)
 
 

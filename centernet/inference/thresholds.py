@@ -38,9 +38,7 @@ def set_score_threshold(cfg: CfgNode, threshold: float) -> None:
         UserError: ``threshold`` is not in [0, 1].
     """
     if not 0.0 <= threshold <= 1.0:  # also catches NaN
-        raise UserError(
-            f"the confidence threshold is {threshold}, but it is a probability: give a number from 0 to 1"
-        )
+        raise UserError(f"the confidence threshold is {threshold}, but it is a probability: give a number from 0 to 1")
     frozen = cfg.is_frozen()
     cfg.defrost()
     passing = _just_below(threshold)

@@ -22,9 +22,7 @@ _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi
 _ESCAPE = 27
 
 
-def write_video(
-    frames: Iterable[np.ndarray], path: Path, fps: float, keep_when_interrupted: bool = False
-) -> int:
+def write_video(frames: Iterable[np.ndarray], path: Path, fps: float, keep_when_interrupted: bool = False) -> int:
     """Write frames to a video file that appears under its name only when complete.
 
     Args:
@@ -71,13 +69,9 @@ class _Writer:
         size = (frame.shape[1], frame.shape[0])
         if self._writer is None:
             self._size = size
-            self._writer = cv2.VideoWriter(
-                str(self._temporary), cv2.VideoWriter.fourcc(*self._codec), self._fps, size
-            )
+            self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*self._codec), self._fps, size)
             if not self._writer.isOpened():
-                raise UserError(
-                    f"{self._path} cannot be written: no {self._codec} encoder, or a closed folder"
-                )
+                raise UserError(f"{self._path} cannot be written: no {self._codec} encoder, or a closed folder")
         if size != self._size:
             frame = cv2.resize(frame, self._size)
         self._writer.write(np.ascontiguousarray(frame))
@@ -102,9 +96,7 @@ def check_display() -> None:
     """
     on_unix_desktop = sys.platform not in ("win32", "darwin")
     if on_unix_desktop and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise UserError(
-            "there is no display to open a window on: give --output FILE or FOLDER to write the results"
-        )
+        raise UserError("there is no display to open a window on: give --output FILE or FOLDER to write the results")
     import cv2
 
     try:

@@ -90,17 +90,11 @@ class VisualizationDemo:
         )
         for frame, raw in self._predict_frames(_frames_of(video)):
             predictions = self._filter(raw)
-            drawn = draw_predictions(
-                frame[:, :, ::-1], predictions, self.metadata, self.instance_mode, visualizer
-            )
+            drawn = draw_predictions(frame[:, :, ::-1], predictions, self.metadata, self.instance_mode, visualizer)
             yield predictions, np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
 
     def _filter(self, predictions: Predictions) -> Predictions:
-        return (
-            predictions
-            if self.score_threshold is None
-            else filter_predictions(predictions, self.score_threshold)
-        )
+        return predictions if self.score_threshold is None else filter_predictions(predictions, self.score_threshold)
 
     def _predict_frames(self, frames: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, Predictions]]:
         if not self.parallel:

@@ -133,12 +133,8 @@ class _FramePen:
     def draw_sem_seg(self, sem_seg: torch.Tensor) -> VisImage:
         return self._then(self._visualizer.draw_sem_seg(self._frame, sem_seg))
 
-    def draw_panoptic_seg_predictions(
-        self, segments: torch.Tensor, segments_info: list[dict[str, Any]]
-    ) -> VisImage:
-        return self._then(
-            self._visualizer.draw_panoptic_seg_predictions(self._frame, segments, segments_info)
-        )
+    def draw_panoptic_seg_predictions(self, segments: torch.Tensor, segments_info: list[dict[str, Any]]) -> VisImage:
+        return self._then(self._visualizer.draw_panoptic_seg_predictions(self._frame, segments, segments_info))
 
     def _then(self, output: VisImage) -> VisImage:
         # a second drawing goes on top of the first: VideoVisualizer starts from the bare frame each time

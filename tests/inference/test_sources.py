@@ -25,9 +25,7 @@ def save(path: Path, image: np.ndarray | None = None, mode: str | None = None) -
 
 
 class TestFindInputs:
-    def test_a_folder_gives_its_pictures_sorted_without_subfolders_and_hidden_files(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_folder_gives_its_pictures_sorted_without_subfolders_and_hidden_files(self, tmp_path: Path) -> None:
         wanted = [save(tmp_path / "a.PNG"), save(tmp_path / "b.jpg")]
         save(tmp_path / "sub" / "c.jpg")
         save(tmp_path / "._b.jpg")
@@ -73,6 +71,11 @@ class TestLoadImage:
         name = "picture.jpg" if mode == "CMYK" else "picture.png"
         image = load_image(save(tmp_path / name, mode=mode))
         assert (image.shape, image.dtype) == ((4, 6, 3), np.uint8)
+
+    def test_sixteen_bits_are_said_instead_of_shown_white(self, tmp_path: Path) -> None:
+        Image.fromarray(np.full((4, 6), 3000, dtype=np.uint16)).save(tmp_path / "deep.png")
+        with pytest.raises(SourceError, match="more than 8 bits"):
+            load_image(tmp_path / "deep.png")
 
     def test_the_camera_s_orientation_is_honoured(self, tmp_path: Path) -> None:
         image = np.zeros((4, 6, 3), dtype=np.uint8)

@@ -26,9 +26,7 @@ def scores_of(cfg: CfgNode, threshold: float, picture: object) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_threshold_in_the_config_keeps_exactly_the_scores_at_or_above_it(
-    name: str, picture: object
-) -> None:
+def test_the_threshold_in_the_config_keeps_exactly_the_scores_at_or_above_it(name: str, picture: object) -> None:
     config, *overrides = MODELS[name]
     words = (*EAGER, *overrides, "TEST.DETECTIONS_PER_IMAGE", 5000, "MODEL.CENTERNET.INFERENCE_TH", 1e-6)
     loose = small_cfg(config, *words, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-6)
@@ -56,9 +54,7 @@ def test_keys_that_get_the_threshold() -> None:
 
 
 @pytest.mark.parametrize(("agnostic", "probability"), [(False, 0.3), (True, 0.09)])
-def test_a_score_of_the_first_stage_is_the_root_of_its_probability(
-    agnostic: bool, probability: float
-) -> None:
+def test_a_score_of_the_first_stage_is_the_root_of_its_probability(agnostic: bool, probability: float) -> None:
     cfg = small_cfg("CenterNet-FPN_R50_1x", "MODEL.CENTERNET.WITH_AGN_HM", agnostic)
     cfg.freeze()
     set_score_threshold(cfg, 0.3)

@@ -18,9 +18,7 @@ from centernet.inference.sources import open_video
 def plain_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Colours are random otherwise; and text is what takes the time."""
     monkeypatch.setattr("detectron2.utils.visualizer.random_color", lambda **_: np.array([0.0, 1.0, 0.0]))
-    monkeypatch.setattr(
-        "detectron2.utils.video_visualizer.random_color", lambda **_: np.array([0.0, 1.0, 0.0])
-    )
+    monkeypatch.setattr("detectron2.utils.video_visualizer.random_color", lambda **_: np.array([0.0, 1.0, 0.0]))
     monkeypatch.setattr(Visualizer, "draw_text", lambda *_, **__: None)
 
 
@@ -37,9 +35,7 @@ def test_a_picture_is_predicted_and_drawn(cfg: CfgNode, picture: np.ndarray) -> 
 @pytest.mark.parametrize("pen", ["image", "video"])
 def test_a_given_visualizer_draws(cfg: CfgNode, picture: np.ndarray, pen: str) -> None:
     demo = VisualizationDemo(cfg, score_threshold=0.2)
-    given = (
-        VideoVisualizer(demo.metadata) if pen == "video" else Visualizer(picture[:, :, ::-1], demo.metadata)
-    )
+    given = VideoVisualizer(demo.metadata) if pen == "video" else Visualizer(picture[:, :, ::-1], demo.metadata)
     _, drawing = demo.run_on_image(picture, given)
     np.testing.assert_array_equal(drawing.get_image(), demo.run_on_image(picture)[1].get_image())
     assert pen == "video" or drawing is given.output
@@ -81,10 +77,7 @@ def test_every_frame_of_a_video_comes_once_and_in_order(
 def test_parallel_finds_the_same(cfg: CfgNode, picture: np.ndarray) -> None:
     frames = [np.roll(picture, 3 * number, axis=1) for number in range(5)]
     one, four = (
-        [
-            len(found["instances"])
-            for found, _ in VisualizationDemo(cfg, parallel=parallel).iterate_video(frames)
-        ]
+        [len(found["instances"]) for found, _ in VisualizationDemo(cfg, parallel=parallel).iterate_video(frames)]
         for parallel in (False, True)
     )
     assert one == four
