@@ -171,3 +171,21 @@ def test_mask_branch_through_detectron2():
     with torch.no_grad():
         found = model.eval()([image()])[0]["instances"]
     assert found.pred_masks.shape[1:] == (96, 128)
+
+
+def test_the_federated_loss_of_newer_detectron2_is_left_out(monkeypatch, frequencies):
+    from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+
+    older = FastRCNNOutputLayers.from_config.__func__
+
+    def newer(cls, cfg, input_shape):
+        def needs_lvis():
+            raise AssertionError("asked for LVIS metadata")
+
+        own = {"use_fed_loss": cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS, "use_sigmoid_ce": True, "fed_loss_num_classes": 50}
+        return {**older(cls, cfg, input_shape), **own, "get_fed_loss_cls_weights": needs_lvis}
+
+    monkeypatch.setattr(FastRCNNOutputLayers, "from_config", classmethod(newer))
+    head = predictor(USE_SIGMOID_CE=True, USE_FED_LOSS=True, CAT_FREQ_PATH=frequencies)
+    assert head.federated
+    assert head.sigmoid_ce
