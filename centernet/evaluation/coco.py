@@ -112,7 +112,7 @@ def score_detections(
     if task == "segm":
         # with a box, the scorer would take the box area as the object's size
         detections = [{key: value for key, value in item.items() if key != "bbox"} for item in detections]
-    evaluation = COCOeval_faster(truth, _load_results(truth, detections), task, print_function=logger.info)
+    evaluation = COCOeval_faster(truth, _load_results(truth, detections), task, print_function=logger.debug)
     evaluation.params.maxDets = list(max_dets or [1, 10, 100])
     if image_ids is not None:
         evaluation.params.imgIds = image_ids
