@@ -75,9 +75,7 @@ class TrainingCheckpointer(DetectionCheckpointer, _SafeReading):
             last = self.get_checkpoint_file()
             if not os.path.isfile(last):
                 tag = os.path.join(self.save_dir, "last_checkpoint")
-                raise UserError(
-                    f"{tag} names {last}, which does not exist; write the name of another one into it"
-                )
+                raise UserError(f"{tag} names {last}, which does not exist; write the name of another one into it")
             return self._load_with_errors(last, None)
         return self._load_with_errors(path, [])
 
@@ -126,5 +124,6 @@ class TrainingCheckpointer(DetectionCheckpointer, _SafeReading):
 
 
 def _entries_of(model: nn.Module) -> set[str]:
-    """Names in the state dict, without the constants that come from the config."""
-    return set(model.state_dict()) - {"pixel_mean", "pixel_std"}
+    """Names in the state dict, without constants of the config and counters that PyTorch itself fills in."""
+    names = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
+    return names - {"pixel_mean", "pixel_std"}

@@ -110,7 +110,7 @@ class StopOnSignal(HookBase):
         # Workers of the loader that got the signal as well and died are no longer worth an exception: this
         # iteration has its batch, and there is no next one.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self.trainer.stop_signal = number
+        self.trainer.request_stop(number)
 
     def after_step(self) -> None:
         number = self.trainer.stop_signal

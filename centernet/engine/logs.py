@@ -38,9 +38,7 @@ class RunLog:
     def open_file(self, folder: Path) -> None:
         """Append to ``folder/log.txt``, or ``log.txt.rank<r>`` in another process than the main one."""
         rank = comm.get_rank()
-        self.file = logging.FileHandler(
-            folder / (f"log.txt.rank{rank}" if rank else "log.txt"), encoding="utf-8"
-        )
+        self.file = logging.FileHandler(folder / (f"log.txt.rank{rank}" if rank else "log.txt"), encoding="utf-8")
         self.file.setFormatter(_FORMAT)
         self.memory.setTarget(self.file)
         self.memory.flush()

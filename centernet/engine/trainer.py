@@ -44,7 +44,7 @@ class Trainer(TrainerBase):
         seed: of the run; process ``r`` draws from generators seeded with ``seed + r``.
 
     Attributes:
-        stop_signal: number of the signal that asks to stop after this iteration, agreed on by all processes.
+        stop_signal: number of the signal after which all processes agree to stop when this iteration is done.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Trainer(TrainerBase):
         self.scheduler = scheduler
         self.seed = seed
         self.stop_signal: int | None = None
+        self._stop_requested: int | None = None
         self._batches: Iterator[list[dict[str, Any]]] | None = None
         self._random_states: list[dict[str, Any]] = []
         self._history: dict[str, list[tuple[float, int]]] = {}
@@ -79,6 +80,12 @@ class Trainer(TrainerBase):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         self._batches = _chain(first, batches)
+
+    def request_stop(self, number: int) -> None:
+        """Stop when this iteration is done or, with several processes, the next one; safe in a signal handler."""
+        self._stop_requested = number
+        if comm.get_world_size() == 1:
+            self.stop_signal = number
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run iterations ``start_iter`` to ``max_iter - 1``, with the hooks around them.
@@ -130,12 +137,13 @@ class Trainer(TrainerBase):
         values = torch.stack([loss.detach().float() for loss in losses.values()])
         world = comm.get_world_size()
         if world > 1:
-            flag = values.new_tensor([float(self.stop_signal is not None)])
+            flag = values.new_tensor([float(self._stop_requested is not None)])
             values = torch.cat([values / world, flag])
             dist.all_reduce(values)
-        numbers = dict(zip(losses, values.tolist(), strict=False))
-        if world > 1 and values[-1] > 0:
-            self.stop_signal = self.stop_signal or signal.SIGTERM
+        host = values.tolist()
+        if world > 1 and host.pop():
+            self.stop_signal = self._stop_requested or signal.SIGTERM
+        numbers = dict(zip(losses, host, strict=True))
         for name, number in numbers.items():
             if not math.isfinite(number):
                 raise NonFiniteLossError(self._what_to_do(name, number))
@@ -155,9 +163,7 @@ class Trainer(TrainerBase):
             restore_random_state(self._random_states[rank])
             return
         if self._random_states:
-            _logger.warning(
-                "The checkpoint is of another number of processes: what is drawn at random differs"
-            )
+            _logger.warning("The checkpoint is of another number of processes: what is drawn at random differs")
         seed_random_state(self.seed + rank)
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,8 +184,6 @@ class Trainer(TrainerBase):
         self._history = state_dict["history"]
 
 
-def _chain(
-    first: list[dict[str, Any]], rest: Iterator[list[dict[str, Any]]]
-) -> Iterator[list[dict[str, Any]]]:
+def _chain(first: list[dict[str, Any]], rest: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
     yield first
     yield from rest

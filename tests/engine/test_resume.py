@@ -44,8 +44,7 @@ def assert_same(one, other):
     for name, value in one[2]["model"].items():
         assert torch.equal(value, other[2]["model"][name]), name
     momenta = [
-        [state["momentum_buffer"] for state in final["optimizer"]["state"].values()]
-        for _, _, final in (one, other)
+        [state["momentum_buffer"] for state in final["optimizer"]["state"].values()] for _, _, final in (one, other)
     ]
     assert all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
 

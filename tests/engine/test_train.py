@@ -1,0 +1,161 @@
+"""Training and evaluation of a small CenterNet2 from a config: where it starts, what it leaves, what it refuses."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from children import run_child
+from detectron2.solver import build_lr_scheduler
+from small_run import metric_rows, write_config
+
+from centernet.config_file import load_config, resolve_output_dir
+from centernet.engine import NonFiniteLossError, check_run, evaluate, run, train
+from centernet.errors import UserError
+
+
+def read(config, *opts):
+    cfg = load_config(config, [str(word) for word in opts])
+    resolve_output_dir(cfg, config)
+    return cfg
+
+
+def output_of(config) -> Path:
+    return config.parent / "output" / "small"
+
+
+def learning_rates(cfg):
+    """The schedule of MAX_ITER iterations, as detectron2 computes it."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], cfg.SOLVER.BASE_LR)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(cfg.SOLVER.MAX_ITER):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A config and the run of 12 iterations that it made."""
+    config = write_config(tmp_path_factory.mktemp("trained"))
+    assert run_child([str(config), "TEST.EVAL_PERIOD", "4", "SEED", "7"], losses=config.parent / "losses") == 0
+    return config
+
+
+def test_what_a_run_leaves(trained):
+    names = {file.name.split(".")[0] for file in output_of(trained).iterdir()}
+    files = {"config", "log", "metrics", "seed", "last_checkpoint", "events"}
+    assert files | {"model_0000004", "model_0000009", "model_final"} <= names
+    assert load_config(output_of(trained) / "config.yaml").SOLVER.MAX_ITER == 12
+    log = (output_of(trained) / "log.txt").read_text()
+    for text in ("Command: ", "Environment:", "Config:", "Model:", "GeneralizedRCNN", "total_loss", "iter: 11"):
+        assert text in log
+    row = json.loads((output_of(trained) / "metrics.json").read_text().splitlines()[-2])
+    assert {"iteration", "total_loss", "loss_centernet_loc", "loss_cls_stage2", "lr", "time", "data_time"} <= set(row)
+
+
+def test_learning_rate_follows_the_schedule(trained):
+    rates = learning_rates(read(trained))
+    rows = metric_rows(output_of(trained))
+    assert [row["lr"] for row in rows[:3]] == [rates[3], rates[7], rates[11]]
+
+
+def test_evaluation_leaves_training_alone(trained, small):
+    assert run_child([str(small), "SEED", "7"], losses=small.parent / "losses") == 0
+    assert (small.parent / "losses").read_text() == (trained.parent / "losses").read_text()
+
+
+@pytest.mark.parametrize(
+    "opts, first, last",
+    [((), 5, 11), (("SOLVER.RESET_ITER", True), 0, 11), (("SOLVER.TRAIN_ITER", 7), 5, 6)],
+    ids=["the iteration after that of the weights", "RESET_ITER", "TRAIN_ITER"],
+)
+def test_first_and_last_iteration(trained, small, opts, first, last):
+    cfg = read(small, "MODEL.WEIGHTS", output_of(trained) / "model_0000004.pth", "DATASETS.TEST", "()", *opts)
+    train(cfg)
+    assert f"Training from iteration {first} to {last + 1}" in (output_of(small) / "log.txt").read_text()
+    (row,) = metric_rows(output_of(small))
+    assert (row["iteration"], row["lr"]) == (last, pytest.approx(learning_rates(cfg)[last]))
+    assert torch.load(output_of(small) / "model_final.pth")["iteration"] == last
+
+
+def test_eval_only_gives_the_same_score(trained, small):
+    cfg = read(small, "MODEL.WEIGHTS", output_of(trained) / "model_final.pth")
+    check_run(cfg, eval_only=True)
+    (results,) = evaluate(cfg).values()
+    assert results["bbox"]["AP"] == pytest.approx(metric_rows(output_of(trained))[-1]["bbox/AP"], nan_ok=True)
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = str(output_of(trained)), ""
+    check_run(cfg, eval_only=True, resume=True)
+    (again,) = evaluate(cfg, resume=True).values()
+    assert again["bbox"]["AP"] == results["bbox"]["AP"]
+
+
+@pytest.mark.parametrize(
+    "opts, sentence",
+    [
+        (("MODEL.WEIGHTS", "no.pth"), "MODEL.WEIGHTS: there is no file no.pth"),
+        (("DATASETS.TRAIN", "('nonesuch',)"), "nonesuch"),
+        (("DATASETS.TRAIN", "()"), "DATASETS.TRAIN is empty"),
+        (("MODEL.ROI_HEADS.NUM_CLASSES", 3), "has 2"),
+        (("SOLVER.IMS_PER_BATCH", 0), "SOLVER.IMS_PER_BATCH is 0"),
+        (("DATALOADER.SAMPLER_TRAIN", "Best"), "DATALOADER.SAMPLER_TRAIN is 'Best'"),
+        (("MODEL.WEIGHTS", "{trained}"), "model is of iteration"),
+        (("MODEL.WEIGHTS", "{config}"), "is damaged, or holds Python objects"),
+    ],
+)
+def test_refuses_before_anything_is_written(trained, small, opts, sentence):
+    places = {"trained": output_of(trained) / "model_final.pth", "config": small}
+    cfg = read(small, *(str(word).format(**places) for word in opts))
+    with pytest.raises(UserError) as error:
+        run(cfg)
+    if "{trained}" in opts:
+        sentence = (
+            "MODEL.WEIGHTS is of iteration 11 and training ends at 12: nothing is left to train; set SOLVER.RESET"
+        )
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not output_of(small).exists()
+
+
+def test_unreadable_image(small):
+    for number in range(8):
+        (small.parent / "train" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"\d\.png"):
+        run(read(small))
+    assert not output_of(small).exists()
+
+
+def test_loss_that_explodes_is_a_sentence(small):
+    opts = ["SOLVER.BASE_LR", 1e18, "SOLVER.CLIP_GRADIENTS.ENABLED", False, "SOLVER.WARMUP_ITERS", 0]
+    with pytest.raises((NonFiniteLossError, UserError, FloatingPointError)) as error:
+        run(read(small, *opts))
+    assert isinstance(error.value, UserError), error.value
+    assert "lower SOLVER.BASE_LR" in str(error.value)
+    assert str(error.value) in (output_of(small) / "log.txt").read_text()
+
+
+def test_progress_bar_on_a_terminal(small, monkeypatch, capsys):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    train(read(small, "SOLVER.TRAIN_ITER", 3, "DATASETS.TEST", "()"))
+    assert "3/3" in terminal.getvalue()
+    assert "loss " in terminal.getvalue()
+    assert "total_loss" not in capsys.readouterr().out
+    assert "total_loss" in (output_of(small) / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"num_gpus": 1000}, "--num-gpus 1000: this machine has"),
+        ({"num_machines": 2, "num_gpus": 0}, "needs at least one GPU on each machine"),
+    ],
+)
+def test_processes_that_cannot_be(small, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        run(read(small), **options)
