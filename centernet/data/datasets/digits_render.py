@@ -53,7 +53,7 @@ PHOTOS = (
 )
 
 IMAGE_SIZES = ((160, 192), (192, 160), (160, 160))  # height, width
-OBJECT_SIZE = (20.0, 90.0)  # longer side of a box, pixels
+OBJECT_SIZE = (20.0, 90.0)  # longer side of a box, pixels, evenly spread
 MAX_OBJECTS = 6
 # Columns of each photograph, as fractions of its width: no part is in images of both splits
 PHOTO_COLUMNS = {"train": (0.0, 0.7), "val": (0.72, 1.0)}
@@ -173,7 +173,7 @@ def _render_digit(strokes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
     stretch = rng.uniform(0.85, 1.2)
     w, h = right - left, (bottom - top) * stretch
-    scale = np.exp(rng.uniform(*np.log(OBJECT_SIZE))) / max(w, h)
+    scale = rng.uniform(*OBJECT_SIZE) / max(w, h)
     size = max(8, round(w * scale)), max(8, round(h * scale))
     patch = Image.fromarray(np.rint(ink[top:bottom, left:right] * 255).astype(np.uint8))
     method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
