@@ -132,9 +132,7 @@ def test_wrong_overrides(opts, sentence):
 
 def test_missing_file_names_the_nearest(config, tmp_path):
     config(BASE, "CenterNet2_R50_1x.yaml")
-    with pytest.raises(
-        UserError, match=r"_R50.yaml does not exist; did you mean .*/CenterNet2_R50_1x.yaml\?"
-    ):
+    with pytest.raises(UserError, match=r"_R50.yaml does not exist; did you mean .*/CenterNet2_R50_1x.yaml\?"):
         load_config(tmp_path / "CenterNet2_R50.yaml")
     with pytest.raises(UserError, match="is a folder, not a file"):
         load_config(tmp_path)
@@ -155,9 +153,7 @@ def test_check_weights(tmp_path):
         cfg.MODEL.WEIGHTS = good
         check_weights(cfg)
     cfg.MODEL.WEIGHTS = str(tmp_path / "model_fnal.pth")
-    with pytest.raises(
-        UserError, match=r"MODEL.WEIGHTS: there is no file .*fnal.pth; did you mean .*final.pth\?"
-    ):
+    with pytest.raises(UserError, match=r"MODEL.WEIGHTS: there is no file .*fnal.pth; did you mean .*final.pth\?"):
         check_weights(cfg)
 
 

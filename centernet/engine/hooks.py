@@ -1,6 +1,7 @@
 """Hooks of the training loop: evaluation, writing, a progress bar and stopping on a signal."""
 
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -71,13 +72,15 @@ class ProgressBar(HookBase):
     """A bar on the terminal with iterations, time left, loss and learning rate."""
 
     def before_train(self) -> None:
+        size = shutil.get_terminal_size((100, 24))  # a terminal may say 0 x 0, on which tqdm shows nothing
         self._bar = tqdm(
             total=self.trainer.max_iter,
             initial=self.trainer.start_iter,
             desc="training",
             unit="it",
             file=sys.stderr,
-            dynamic_ncols=True,
+            ncols=size.columns,
+            nrows=size.lines,
         )
 
     def after_step(self) -> None:

@@ -10,10 +10,16 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["centernet.engine", "centernet.evaluation", "train_net", "tensorboard"])
 
 
-def run_child(argv: list[str], **plan: Any) -> int:
-    """Run ``train_net.py`` with ``argv``; return its exit status, negative for a signal that killed it."""
+def run_child(argv: list[str], *, kill_after: float | None = None, **plan: Any) -> int:
+    """Run ``train_net.py`` with ``argv``, SIGKILL it after ``kill_after`` seconds if it still runs then.
+
+    Returns its exit status, negative for a signal that killed it.
+    """
     process = CONTEXT.Process(target=_train_net, args=(argv,), kwargs=plan)
     process.start()
+    if kill_after is not None:
+        process.join(kill_after)
+        process.kill()
     process.join(120)
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode

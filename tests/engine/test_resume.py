@@ -126,3 +126,19 @@ def test_resume_of_a_finished_run_only_evaluates(small):
     assert run_child([str(small), "--resume"], losses=small.parent / "losses") == 0
     assert not (small.parent / "losses").exists()
     assert metric_rows(output) == rows
+
+
+@pytest.mark.slow
+def test_many_kills_at_random_times(tmp_path):
+    opts = ["SEED", "7", "SOLVER.MAX_ITER", "200", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "50"]
+    whole, killed = write_config(tmp_path / "whole"), write_config(tmp_path / "killed")
+    assert run_child([str(whole), *opts], losses=whole.parent / "losses") == 0
+    draw, kills = random.Random(0), 0
+    argv, losses = [str(killed), *opts, "--resume"], killed.parent / "losses"
+    while (status := run_child(argv, losses=losses, kill_after=draw.uniform(0.2, 2.5))) != 0:
+        assert status == -signal.SIGKILL
+        kills += 1
+        assert kills < 200
+    print(f"{kills} kills")
+    assert kills >= 5
+    assert_same(outcome(killed.parent), outcome(whole.parent))
