@@ -84,7 +84,8 @@ class TrainingCheckpointer(DetectionCheckpointer, _SafeReading):
             return self.load(path, checkpointables)
         except (OSError, AssertionError, *_UNREADABLE) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise UserError(f"the weights file {path} cannot be loaded: {reason}") from error
+            hint = "; fetch it by other means and give its path" if "://" in path else ""
+            raise UserError(f"the weights file {path} cannot be loaded: {reason}{hint}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:

@@ -46,8 +46,8 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, pr
         raise UserError("DATASETS.TRAIN is empty: name the datasets to train on")
     if eval_only and not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name the datasets to evaluate on")
-    if eval_only and not cfg.MODEL.WEIGHTS and not resume:
-        raise UserError("--eval-only needs trained weights: give MODEL.WEIGHTS, or --resume for the last ones")
+    if eval_only and not cfg.MODEL.WEIGHTS and not (resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").exists()):
+        raise UserError("--eval-only needs trained weights: give MODEL.WEIGHTS, or --resume for OUTPUT_DIR's last ones")
     batch = cfg.SOLVER.IMS_PER_BATCH
     if batch < 1 or batch % processes:
         raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}, not a positive multiple of the {processes} processes")

@@ -86,6 +86,11 @@ def test_unusable_files(tmp_path, write, sentence):
     assert "\n" not in str(error.value)
 
 
+def test_address_that_cannot_be_reached():
+    with pytest.raises(UserError, match="cannot be loaded: .*; fetch it by other means and give its path"):
+        TrainingCheckpointer(model()).resume_or_load("http://127.0.0.1:9/a.pth")
+
+
 def test_damaged_zip(tmp_path):
     TrainingCheckpointer(model(), str(tmp_path)).save("a")
     whole = (tmp_path / "a.pth").read_bytes()

@@ -121,6 +121,13 @@ def test_refuses_before_anything_is_written(trained, small, opts, sentence):
     assert not output_of(small).exists()
 
 
+def test_eval_only_without_weights(small):
+    for resume in (False, True):
+        with pytest.raises(UserError, match="--eval-only needs trained weights"):
+            run(read(small), eval_only=True, resume=resume)
+    assert not output_of(small).exists()
+
+
 def test_unreadable_image(small):
     for number in range(8):
         (small.parent / "train" / f"{number}.png").write_bytes(b"no image")
