@@ -136,8 +136,8 @@ def _add_dataloader(node: CN) -> None:
 
 
 def _add_debug(cfg: CN) -> None:
-    cfg.DEBUG = False  # draw targets and predictions while training
-    cfg.SAVE_DEBUG = False  # ... into output/save_debug instead of windows
-    cfg.DEBUG_SHOW_NAME = False  # ... with class names
-    cfg.VIS_THRESH = 0.3  # ... of detections above this score
+    cfg.DEBUG = False  # draw every batch: targets in training, predictions of both stages in inference (slow)
+    cfg.SAVE_DEBUG = False  # ... as numbered JPEGs in output/save_debug instead of windows (or without a display)
+    cfg.DEBUG_SHOW_NAME = False  # ... with class names instead of numbers, if the classes are those of COCO or LVIS
+    cfg.VIS_THRESH = 0.3  # ... boxes with a score above this
     cfg.SAVE_PTH = False  # inert

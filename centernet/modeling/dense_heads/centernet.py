@@ -22,6 +22,7 @@ from ...ops.losses import FocalRules, heatmap_focal_loss, iou_loss
 from ...ops.more_positives import MorePositiveRules, more_positives
 from ...ops.targets import TargetRules, Targets, build_targets
 from ...registration import register_once
+from ..debug import DebugOptions, draw_first_stage, draw_training
 from ..finite_check import FiniteCheck
 from ..padded_instances import PaddedInstances
 from .centernet_head import CenterNetHead
@@ -94,10 +95,14 @@ class CenterNet(nn.Module):
         sqrt_score: bool = True,
         clip_proposals: bool = False,
         check_finite: bool = True,
+        save_debug: bool = False,
+        debug_show_name: bool = False,
+        input_format: str = "BGR",
     ):
         """Every argument is the config key of ``MODEL.CENTERNET`` of about the same name, explained in
-        :mod:`centernet.config`. ``debug``, ``vis_thresh``, ``pixel_mean``, ``pixel_std`` and ``device`` are accepted
-        for existing callers; tensors are made where the features live.
+        :mod:`centernet.config`. ``vis_thresh``, ``pixel_mean``, ``pixel_std``, ``input_format`` and what has "debug" in
+        its name serve :mod:`centernet.modeling.debug`. ``device`` is accepted for existing callers; tensors are made
+        where the features live.
 
         Raises:
             ValueError: ``only_proposal`` without ``with_agn_hm``, or numbers of features, strides and size ranges that
@@ -142,6 +147,8 @@ class CenterNet(nn.Module):
             score_thresh, pre_nms_topk_test, post_nms_topk_test, nms_thresh_test, *shared
         )
         self.check_finite = FiniteCheck(check_finite)
+        options = DebugOptions(vis_thresh, pixel_mean, pixel_std, input_format, save_debug, debug_show_name)
+        self.debug = options if debug else None
         self.centernet_head = centernet_head or CenterNetHead(
             in_channels=in_channels,
             num_levels=len(self.in_features),
@@ -171,9 +178,12 @@ class CenterNet(nn.Module):
             "nms_thresh_test": node.NMS_TH_TEST,
             "not_clamp_box": cfg.INPUT.NOT_CLAMP_BOX,
             "debug": cfg.DEBUG,
+            "save_debug": cfg.SAVE_DEBUG,
+            "debug_show_name": cfg.DEBUG_SHOW_NAME,
             "vis_thresh": cfg.VIS_THRESH,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
             "device": cfg.MODEL.DEVICE,
             "centernet_head": CenterNetHead(cfg, shapes),
         }
@@ -183,7 +193,7 @@ class CenterNet(nn.Module):
     ) -> tuple[Sequence[Instances] | None, dict[str, Tensor]]:
         """
         Args:
-            images: only ``image_sizes`` is read.
+            images: only ``image_sizes`` is read, and the pictures when debugging.
             features_dict: ``{name: [B, C, H_l, W_l]}``.
             gt_instances: in training, ``gt_boxes`` (xyxy, network-input pixels) and ``gt_classes`` of each image.
 
@@ -200,10 +210,13 @@ class CenterNet(nn.Module):
         self._check(features, head_output)
         if not self.training:
             padded = self.propose(head_output, images.image_sizes)
-            return PaddedInstances(padded, images.image_sizes, as_proposals=self.only_proposal or self.as_proposal), {}
+            as_proposals = self.only_proposal or self.as_proposal
+            if self.debug:
+                draw_first_stage(self.debug, images, head_output, padded, self.strides, as_proposals=as_proposals)
+            return PaddedInstances(padded, images.image_sizes, as_proposals=as_proposals), {}
         if gt_instances is None:
             raise ValueError("training needs 'instances' with gt_boxes and gt_classes in every input")
-        losses = self.losses(head_output, gt_instances, images.image_sizes)
+        losses = self.losses(head_output, gt_instances, images)
         if not (self.only_proposal or self.as_proposal):
             return None, losses
         return self._training_proposals(self.propose(head_output, images.image_sizes), images.image_sizes), losses
@@ -219,15 +232,15 @@ class CenterNet(nn.Module):
             return decode(agnostic, boxes, self.strides, sizes, rules)
         return decode(classes, boxes, self.strides, sizes, rules, agnostic if self.with_agn_hm else None)
 
-    def losses(
-        self, head_output: HeadOutput, gt_instances: list[Instances], image_sizes: Sequence[tuple[int, int]]
-    ) -> dict[str, Tensor]:
+    def losses(self, head_output: HeadOutput, gt_instances: list[Instances], images: ImageList) -> dict[str, Tensor]:
         """Float32 scalars: ``loss_centernet_loc``, and ``loss_centernet_{pos,neg}`` of the class heatmap and
         ``loss_centernet_agn_{pos,neg}`` of the class-agnostic one, where they exist."""
         classes, boxes, agnostic = head_output
         pyramid = Pyramid(tuple((b.shape[2], b.shape[3]) for b in boxes), self.strides, len(gt_instances))
         ltrb = flatten_levels(boxes)
-        targets = self._targets(gt_instances, pyramid, ltrb, image_sizes)
+        targets = self._targets(gt_instances, pyramid, ltrb, images.image_sizes)
+        if self.debug:
+            draw_training(self.debug, images, gt_instances, targets, pyramid)
         num_positives = ltrb.new_tensor(float(len(targets.positive_cells)))
         normaliser = self._mean_over_processes(num_positives)
         losses = {}

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ...ops.detections import PaddedDetections, clip_boxes
 from ...ops.second_stage import DetectRules, combine_scores, select_detections
 from ...registration import register_once
+from ..debug import DebugOptions, draw_second_stage
 from ..padded_instances import PaddedInstances, pad_proposals
 from .box_predictor import ProbabilisticBoxPredictor
 
@@ -25,10 +26,35 @@ from .box_predictor import ProbabilisticBoxPredictor
 class _PaddedInference(nn.Module):
     """Inference of one or several box stages on padded tensors. Subclasses say what a stage is."""
 
+    num_classes: int
     box_in_features: list[str]
     box_pooler: nn.Module
     box_head: Any  # a module, or one a cascade stage
     box_predictor: Any
+
+    @configurable
+    def __init__(self, *, debug: DebugOptions | None = None, **kwargs: Any):
+        """``debug`` has the detections of every batch drawn; the other arguments are detectron2's."""
+        super().__init__(**kwargs)
+        self.debug = debug
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        parts = super().from_config(cfg, input_shape)  # type: ignore[misc]  # of the class mixed into
+        return {**parts, "debug": DebugOptions.from_config(cfg)}
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: Sequence[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """detectron2's."""
+        instances, losses = super().forward(images, features, proposals, targets)  # type: ignore[misc]
+        if self.debug and not self.training:
+            draw_second_stage(self.debug, images, instances, proposals, self.num_classes)
+        return instances, losses
 
     def _stages(self) -> Sequence[tuple[nn.Module, ProbabilisticBoxPredictor]]:
         """``(box head, box predictor)`` of each stage."""
