@@ -12,7 +12,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from detectron2.evaluation.testing import flatten_results_dict
-from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -22,6 +21,7 @@ from torch import nn
 from .. import data, evaluation
 from ..config_file import check_weights
 from ..errors import UserError
+from ..modeling.build import build_detector
 from .checkpoint import TrainingCheckpointer
 from .hooks import Evaluation, MetricWriter, ProgressBar, StopOnSignal
 from .logs import run_log
@@ -75,7 +75,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         seed = _seed(cfg, folder if resume else None)
         seed_random_state(seed)  # the same initial weights on every process
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-        model = build_model(cfg)
+        model = build_detector(cfg)
         optimizer = build_optimizer(cfg, model)
         scheduler = build_lr_scheduler(cfg, optimizer)
         trainer = Trainer(parallel(model), optimizer, scheduler, seed=seed)
@@ -109,7 +109,7 @@ def _describe(cfg: CfgNode, model: nn.Module) -> None:
 def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
     """Evaluate MODEL.WEIGHTS or, with ``resume``, OUTPUT_DIR's last checkpoint; called by every process."""
     with run_log(metric_lines=True) as log:
-        model = build_model(cfg)
+        model = build_detector(cfg)
         TrainingCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         folder = Path(cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, LVISEvaluator, inference_on_dataset, print_csv_format
+from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 
 from ..data.datasets import check_files, ensure_registered
@@ -38,10 +39,12 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, dict[str,
         object of that kind).
 
     Raises:
-        UserError: no test dataset, or one that is unknown, missing, empty, or of a kind we cannot evaluate.
+        UserError: no test dataset, or one that is unknown, missing, empty, or of a kind we cannot evaluate;
+        test-time augmentation of a one-stage model.
     """
     if not cfg.DATASETS.TEST:
         raise UserError("nothing to evaluate on: DATASETS.TEST is empty")
+    model = _with_test_time_augmentation(cfg, model)
     results: OrderedDict[str, dict[str, Any]] = OrderedDict()
     for name in cfg.DATASETS.TEST:
         evaluator = build_evaluator(cfg, name, output_folder(cfg, name))
@@ -50,6 +53,17 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, dict[str,
             logger.info("Evaluation results for %s in csv format:", name)
             print_csv_format(results[name])
     return results
+
+
+def _with_test_time_augmentation(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
+    """``TEST.AUG``: several sizes and flips of each image, merged; one at a time, as published."""
+    if not cfg.TEST.AUG.ENABLED:
+        return model
+    if not isinstance(model, GeneralizedRCNN):
+        raise UserError(
+            f"TEST.AUG.ENABLED is for two-stage models, and this is a {type(model).__name__}: set it to False"
+        )
+    return GeneralizedRCNNWithTTA(cfg, model, batch_size=1)
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
 
 from ..config_file import check_weights
 from ..data.augmentation import EfficientDetResizeCrop, build_custom_augmentation
 from ..errors import UserError
+from ..modeling.build import build_detector
 from .thresholds import filter_predictions, set_score_threshold
 from .visualize import resolve_metadata
 from .weights import load_weights
@@ -44,7 +44,7 @@ class Predictor:
         self.input_format: str = cfg.INPUT.FORMAT
         self.aug = build_test_resize(self.cfg)
         self.metadata = resolve_metadata(self.cfg)
-        self.model = _build_model(self.cfg)
+        self.model = build_detector(self.cfg).eval()
         load_weights(self.model, self.cfg.MODEL.WEIGHTS)
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
@@ -109,16 +109,6 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
             return build_custom_augmentation(cfg, is_train=False)[0]
         return EfficientDetResizeCrop(cfg.INPUT.TEST_SIZE, (1.0, 1.0))
     raise UserError(f"INPUT.TEST_INPUT_TYPE is '{kind}', but must be 'default' or 'square'")
-
-
-def _build_model(cfg: CfgNode) -> torch.nn.Module:
-    try:
-        return build_model(cfg).eval()
-    except KeyError as error:
-        if "registry" not in str(error):
-            raise
-        # "No object named 'X' found in 'Y' registry!": a misspelt NAME or META_ARCHITECTURE of the config
-        raise UserError(f"the config names a part that does not exist: {str(error.args[0])}") from error
 
 
 def _check_image(image: object, position: int) -> None:

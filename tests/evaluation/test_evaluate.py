@@ -9,9 +9,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
+from centernet.config_file import load_config
 from centernet.data import register_coco_json
 from centernet.errors import UserError
 from centernet.evaluation import FastCOCOEvaluator, build_evaluator, evaluate, output_folder
+from centernet.modeling.build import build_detector
 
 
 class Oracle(torch.nn.Module):
@@ -141,3 +143,15 @@ def test_lvis_protocol_runs_on_this_numpy(cfg, dataset, tmp_path):
     assert evaluate(cfg, Oracle(truth))["tiny_lvis"]["bbox"]["AP"] == pytest.approx(100)
     assert "bbox" in evaluate(cfg, Oracle(truth, limit=0))["tiny_lvis"]  # NaN in detectron2, no traceback
     assert not hasattr(np, "float")
+
+
+def test_test_time_augmentation(dataset, tmp_path):
+    name, _ = dataset
+    configs = Path(__file__).parents[2] / "configs"
+    changes = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "output")]
+    changes += ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 64)", "DATASETS.TEST", f"('{name}',)"]
+    changes += ["MODEL.ROI_HEADS.NUM_CLASSES", "4"]
+    two_stage = load_config(configs / "demo" / "CenterNet2_R18_digits.yaml", changes)
+    assert "AP" in evaluate(two_stage, build_detector(two_stage))[name]["bbox"]
+    with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED is for two-stage models"):
+        evaluate(two_stage, torch.nn.Identity())
