@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ...ops.detections import PaddedDetections, clip_boxes
 from ...ops.second_stage import DetectRules, combine_scores, select_detections
 from ...registration import register_once
 from ..debug import DebugOptions, draw_second_stage
+from ..layers.roi_pooler import use_all_cores
 from ..padded_instances import PaddedInstances, pad_proposals
 from .box_predictor import ProbabilisticBoxPredictor
 
@@ -28,7 +30,7 @@ class _PaddedInference(nn.Module):
 
     num_classes: int
     box_in_features: list[str]
-    box_pooler: nn.Module
+    box_pooler: ROIPooler
     box_head: Any  # a module, or one a cascade stage
     box_predictor: Any
 
@@ -37,6 +39,7 @@ class _PaddedInference(nn.Module):
         """``debug`` has the detections of every batch drawn; the other arguments are detectron2's."""
         super().__init__(**kwargs)
         self.debug = debug
+        use_all_cores(self.box_pooler)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
