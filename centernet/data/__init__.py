@@ -5,6 +5,8 @@ from .augmentation import (
     EfficientDetResizeCropTransform,
     build_custom_augmentation,
     build_custom_transform_gen,
+    build_test_resize,
+    check_input,
 )
 from .checks import check_dataset_fits
 from .datasets import ensure_registered, register_coco_json
@@ -31,9 +33,11 @@ __all__ = [
     "build_custom_transform_gen",
     "build_test_loader",
     "build_test_mapper",
+    "build_test_resize",
     "build_train_loader",
     "build_train_mapper",
     "check_dataset_fits",
+    "check_input",
     "ensure_registered",
     "get_detection_dataset_dicts_with_source",
     "register_coco_json",

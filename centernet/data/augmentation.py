@@ -1,5 +1,5 @@
-"""Augmentations chosen by ``INPUT.CUSTOM_AUG``: detectron2's shortest-edge resize, or the resize and crop of
-EfficientDet.
+"""Augmentations of training, chosen by ``INPUT.CUSTOM_AUG``: detectron2's shortest-edge resize, or the resize
+and crop of EfficientDet; and the resizing of evaluation, chosen by ``INPUT.TEST_INPUT_TYPE``.
 
 Source of the latter: "EfficientDet" (arXiv 1911.09070), large scale jittering, without padding. Coordinates
 are pixels, x to the right and y down, of the image before (input) and after (output) the transform.
@@ -22,19 +22,26 @@ __all__ = [
     "EfficientDetResizeCropTransform",
     "build_custom_augmentation",
     "build_custom_transform_gen",
+    "build_test_resize",
+    "check_input",
 ]
 
 CUSTOM_AUGMENTATIONS = ("ResizeShortestEdge", "EfficientDetResizeCrop")
+TEST_INPUT_TYPES = ("default", "square")
+RANDOM_FLIPS = ("none", "horizontal", "vertical")
 _TORCH_MODES = {Image.Resampling.NEAREST: "nearest", Image.Resampling.BICUBIC: "bicubic"}  # else bilinear
 
 
 def build_custom_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """The resizing that ``INPUT.CUSTOM_AUG`` names, and in training a horizontal flip with probability 1/2.
+    """The resizing that ``INPUT.CUSTOM_AUG`` names, and in training the flip that ``INPUT.RANDOM_FLIP`` names,
+    with probability 1/2.
 
     Raises:
-        UserError: ``INPUT.CUSTOM_AUG`` is neither ``ResizeShortestEdge`` nor ``EfficientDetResizeCrop``.
+        UserError: ``INPUT.CUSTOM_AUG`` is neither ``ResizeShortestEdge`` nor ``EfficientDetResizeCrop``, or, in
+            training, ``INPUT.RANDOM_FLIP`` is not ``none``, ``horizontal`` or ``vertical``.
     """
     name = cfg.INPUT.CUSTOM_AUG
+    _check_choice("INPUT.CUSTOM_AUG", name, CUSTOM_AUGMENTATIONS)
     resize: T.Augmentation
     if name == "ResizeShortestEdge":
         if is_train:
@@ -43,17 +50,61 @@ def build_custom_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentati
             )
         else:
             resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
-    elif name == "EfficientDetResizeCrop":
-        if is_train:
-            resize = EfficientDetResizeCrop(cfg.INPUT.TRAIN_SIZE, cfg.INPUT.SCALE_RANGE)
-        else:
-            resize = EfficientDetResizeCrop(cfg.INPUT.TEST_SIZE, (1, 1))
+    elif is_train:
+        resize = EfficientDetResizeCrop(cfg.INPUT.TRAIN_SIZE, cfg.INPUT.SCALE_RANGE)
     else:
-        raise UserError(f"INPUT.CUSTOM_AUG is '{name}', must be one of {', '.join(CUSTOM_AUGMENTATIONS)}")
-    return [resize, T.RandomFlip()] if is_train else [resize]
+        resize = EfficientDetResizeCrop(cfg.INPUT.TEST_SIZE, (1, 1))
+    if not is_train:
+        return [resize]
+    flip = cfg.INPUT.RANDOM_FLIP
+    _check_choice("INPUT.RANDOM_FLIP", flip, RANDOM_FLIPS)
+    if flip == "none":
+        return [resize]
+    return [resize, T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")]
 
 
 build_custom_transform_gen = build_custom_augmentation
+
+
+def build_test_resize(cfg: CfgNode) -> T.Augmentation:
+    """The resizing of evaluation and of the predictor, whatever ``INPUT.CUSTOM_AUG`` is.
+
+    ``INPUT.TEST_INPUT_TYPE`` ``"default"``: short side ``MIN_SIZE_TEST`` pixels (0: not resized), long side
+    at most ``MAX_SIZE_TEST``. ``"square"``: long side ``TEST_SIZE`` pixels, nothing cropped.
+
+    Raises:
+        UserError: another ``INPUT.TEST_INPUT_TYPE``.
+    """
+    kind = cfg.INPUT.TEST_INPUT_TYPE
+    _check_choice("INPUT.TEST_INPUT_TYPE", kind, TEST_INPUT_TYPES)
+    if kind == "default":
+        return T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
+    return EfficientDetResizeCrop(cfg.INPUT.TEST_SIZE, (1, 1))
+
+
+def check_input(cfg: CfgNode) -> None:
+    """Check the choices in ``cfg.INPUT`` before anything is loaded.
+
+    Raises:
+        UserError: ``TEST_INPUT_TYPE``, ``CUSTOM_AUG`` or ``RANDOM_FLIP`` is not a value that exists, or
+            ``CROP.ENABLED`` stands with a ``CUSTOM_AUG``, which does not crop that way.
+    """
+    _check_choice("INPUT.TEST_INPUT_TYPE", cfg.INPUT.TEST_INPUT_TYPE, TEST_INPUT_TYPES)
+    _check_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, RANDOM_FLIPS)
+    custom = cfg.INPUT.CUSTOM_AUG
+    if not custom:
+        return
+    _check_choice("INPUT.CUSTOM_AUG", custom, CUSTOM_AUGMENTATIONS)
+    if cfg.INPUT.CROP.ENABLED:
+        raise UserError(
+            f"INPUT.CROP.ENABLED has no effect with INPUT.CUSTOM_AUG '{custom}': set INPUT.CROP.ENABLED to False "
+            "or INPUT.CUSTOM_AUG to ''"
+        )
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{key} is '{value}', must be one of {', '.join(choices)}")
 
 
 class EfficientDetResizeCrop(T.Augmentation):

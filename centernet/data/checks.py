@@ -1,11 +1,12 @@
-"""Checks before training or evaluation starts: do the named datasets exist, and does the model have their
-classes?"""
+"""Checks before training or evaluation starts: do the named datasets exist, does the model have their classes,
+and do the choices of INPUT exist?"""
 
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
 from ..errors import UserError
+from .augmentation import check_input
 from .datasets import check_files, class_names, ensure_registered
 
 __all__ = ["check_dataset_fits"]
@@ -21,8 +22,8 @@ _CLASS_COUNT_KEYS = {
 
 
 def check_dataset_fits(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
-    """Check that datasets are registered, that their files exist, and that the model has as many classes as
-    they.
+    """Check that datasets are registered, that their files exist, that the model has as many classes as
+    they, and that the ``INPUT`` of ``cfg`` can be followed (see :func:`~.augmentation.check_input`).
 
     Images are not read, and a large JSON file only if nothing else tells the classes. ``coco_json:`` names
     are registered.
@@ -34,6 +35,7 @@ def check_dataset_fits(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
     Raises:
         UserError: one sentence about the first thing that is wrong.
     """
+    check_input(cfg)
     ensure_registered(dataset_names)
     keys = _class_count_keys(cfg)
     for name in dataset_names:

@@ -18,7 +18,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .augmentation import build_custom_augmentation
+from .augmentation import build_custom_augmentation, build_test_resize
 
 __all__ = ["Failure", "MappedDataset", "build_test_mapper", "build_train_mapper", "seeded"]
 
@@ -40,11 +40,8 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
 
 
 def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
-    """detectron2's test mapper; with ``INPUT.TEST_INPUT_TYPE`` other than 'default', the test side of
-    ``CUSTOM_AUG``."""
-    if cfg.INPUT.TEST_INPUT_TYPE == "default":
-        return DatasetMapper(cfg, False)
-    return DatasetMapper(cfg, False, augmentations=build_custom_augmentation(cfg, False))
+    """detectron2's test mapper, with the resizing that ``INPUT.TEST_INPUT_TYPE`` says."""
+    return DatasetMapper(cfg, False, augmentations=[build_test_resize(cfg)])
 
 
 @contextmanager

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
 
 from ..config_file import check_weights
-from ..data.augmentation import EfficientDetResizeCrop, build_custom_augmentation
+from ..data.augmentation import build_test_resize
 from ..errors import UserError
 from ..modeling.build import build_detector
 from .thresholds import filter_predictions, set_score_threshold
@@ -26,7 +25,7 @@ class Predictor:
         cfg: a private copy of the config.
         model: the model in evaluation mode, on ``cfg.MODEL.DEVICE``.
         metadata: class names and colours, see :func:`~.visualize.resolve_metadata`.
-        aug: the resizing that evaluation uses, see :func:`build_test_resize`.
+        aug: the resizing that evaluation uses, see :func:`~centernet.data.build_test_resize`.
         input_format: channel order that the model wants, ``"BGR"`` or ``"RGB"``.
 
     Raises:
@@ -89,26 +88,6 @@ class Predictor:
         resized = self.aug.get_transform(image).apply_image(image)
         tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
         return {"image": tensor, "height": height, "width": width}
-
-
-def build_test_resize(cfg: CfgNode) -> T.Augmentation:
-    """The resizing of evaluation, so that a picture is shown to the model as in a test.
-
-    ``INPUT.TEST_INPUT_TYPE`` ``"default"``: short side ``MIN_SIZE_TEST`` pixels (0: not resized), long side
-    at most ``MAX_SIZE_TEST``. ``"square"``: long side ``TEST_SIZE`` pixels (or what ``INPUT.CUSTOM_AUG``
-    says, as in the test loader).
-
-    Raises:
-        UserError: another ``INPUT.TEST_INPUT_TYPE``.
-    """
-    kind = cfg.INPUT.TEST_INPUT_TYPE
-    if kind == "default":
-        return T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    if kind == "square":
-        if cfg.INPUT.CUSTOM_AUG:
-            return build_custom_augmentation(cfg, is_train=False)[0]
-        return EfficientDetResizeCrop(cfg.INPUT.TEST_SIZE, (1.0, 1.0))
-    raise UserError(f"INPUT.TEST_INPUT_TYPE is '{kind}', but must be 'default' or 'square'")
 
 
 def _check_image(image: object, position: int) -> None:

@@ -6,7 +6,14 @@ from detectron2.data import transforms as T
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centernet.data import EfficientDetResizeCrop, build_custom_augmentation, build_custom_transform_gen
+from centernet.data import (
+    EfficientDetResizeCrop,
+    build_custom_augmentation,
+    build_custom_transform_gen,
+    build_test_mapper,
+    build_test_resize,
+    check_input,
+)
 from centernet.errors import UserError
 
 # seed, (h, w), scale, size, scaled (h, w), offset (y, x), factor, output (h, w), points
@@ -110,3 +117,52 @@ def test_builder_follows_the_config(base_cfg):
         UserError, match="'Mosaic', must be one of ResizeShortestEdge, EfficientDetResizeCrop"
     ):
         build_custom_augmentation(base_cfg, True)
+
+
+@pytest.mark.parametrize("custom", ["ResizeShortestEdge", "EfficientDetResizeCrop"])
+def test_training_flips_as_the_config_says(base_cfg, custom):
+    base_cfg.INPUT.CUSTOM_AUG = custom
+    image = np.zeros((4, 4, 3), np.uint8)
+    kinds = {"horizontal": T.HFlipTransform, "vertical": T.VFlipTransform}
+    for name, kind in kinds.items():
+        base_cfg.INPUT.RANDOM_FLIP = name
+        _, flip = build_custom_augmentation(base_cfg, True)
+        flips = {type(flip.get_transform(image)) for _ in range(50)}
+        assert flips == {kind, T.NoOpTransform}
+    base_cfg.INPUT.RANDOM_FLIP = "none"
+    assert len(build_custom_augmentation(base_cfg, True)) == 1
+    base_cfg.INPUT.RANDOM_FLIP = "both"
+    with pytest.raises(UserError, match="INPUT.RANDOM_FLIP is 'both', must be one of none, horizontal, vertical"):
+        build_custom_augmentation(base_cfg, True)
+
+
+@pytest.mark.parametrize("custom", ["", "ResizeShortestEdge", "EfficientDetResizeCrop"])
+def test_the_resizing_of_a_test_does_not_depend_on_the_custom_augmentation(base_cfg, custom):
+    base_cfg.INPUT.CUSTOM_AUG = custom
+    base_cfg.INPUT.MIN_SIZE_TEST, base_cfg.INPUT.MAX_SIZE_TEST, base_cfg.INPUT.TEST_SIZE = 32, 50, 100
+    image = np.zeros((40, 80, 3), np.uint8)
+    for kind, size in (("default", (25, 50)), ("square", (50, 100))):
+        base_cfg.INPUT.TEST_INPUT_TYPE = kind
+        assert build_test_resize(base_cfg).get_transform(image).apply_image(image).shape[:2] == size
+    base_cfg.INPUT.TEST_INPUT_TYPE = "sqare"
+    for build in (build_test_resize, build_test_mapper):
+        with pytest.raises(UserError, match="INPUT.TEST_INPUT_TYPE is 'sqare', must be one of default, square"):
+            build(base_cfg)
+
+
+@pytest.mark.parametrize("custom", ["", "EfficientDetResizeCrop"])
+@pytest.mark.parametrize("key", ["TEST_INPUT_TYPE", "CUSTOM_AUG", "RANDOM_FLIP"])
+def test_a_choice_that_does_not_exist_is_found_by_the_check(base_cfg, custom, key):
+    base_cfg.INPUT.CUSTOM_AUG = custom
+    check_input(base_cfg)
+    base_cfg.INPUT[key] = "nonsense"
+    with pytest.raises(UserError, match=f"INPUT.{key} is 'nonsense', must be one of "):
+        check_input(base_cfg)
+
+
+def test_a_crop_is_not_silently_left_out(base_cfg):
+    base_cfg.INPUT.CROP.ENABLED = True
+    check_input(base_cfg)
+    base_cfg.INPUT.CUSTOM_AUG = "ResizeShortestEdge"
+    with pytest.raises(UserError, match="INPUT.CROP.ENABLED has no effect with INPUT.CUSTOM_AUG"):
+        check_input(base_cfg)

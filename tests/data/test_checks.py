@@ -42,6 +42,12 @@ def test_class_heatmap_as_proposals_needs_the_classes_too(small_cfg):
     check_dataset_fits(small_cfg, small_cfg.DATASETS.TRAIN)
 
 
+def test_input_is_checked_first(small_cfg):
+    small_cfg.INPUT.RANDOM_FLIP = "horizontl"
+    with pytest.raises(UserError, match="INPUT.RANDOM_FLIP is 'horizontl'"):
+        check_dataset_fits(small_cfg, small_cfg.DATASETS.TRAIN)
+
+
 def test_unknown_name_gets_the_nearest(small_cfg):
     with pytest.raises(UserError, match="'coco_2017_trian' is not registered: .*'coco_2017_train'"):
         check_dataset_fits(small_cfg, ["coco_2017_trian"])

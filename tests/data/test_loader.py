@@ -96,9 +96,10 @@ def test_test_loader_yields_every_image_once_in_order(small_cfg):
     assert {min(d["image"].shape[1:]) for batch in loader for d in batch} == {32}
 
 
-def test_square_test_input(small_cfg):
+@pytest.mark.parametrize("custom", ["", "ResizeShortestEdge", "EfficientDetResizeCrop"])
+def test_square_test_input(small_cfg, custom):
     small_cfg.INPUT.TEST_INPUT_TYPE = "square"
-    small_cfg.INPUT.CUSTOM_AUG = "EfficientDetResizeCrop"
+    small_cfg.INPUT.CUSTOM_AUG = custom
     small_cfg.INPUT.TEST_SIZE = 80
     loader = build_test_loader(small_cfg, small_cfg.DATASETS.TEST[0])
     assert {max(d["image"].shape[1:]) for batch in loader for d in batch} == {80}

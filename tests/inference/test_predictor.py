@@ -9,10 +9,9 @@ from detectron2.engine import DefaultPredictor
 from PIL import Image
 from small_models import EAGER, small_cfg
 
-from centernet.data import build_test_mapper
+from centernet.data import build_test_mapper, build_test_resize
 from centernet.errors import UserError
 from centernet.inference import Predictor
-from centernet.inference.predictor import build_test_resize
 
 
 def rows(prediction: dict) -> torch.Tensor:
@@ -47,7 +46,7 @@ def test_nothing_is_recorded_for_training(cfg: CfgNode, picture: np.ndarray) -> 
     assert not predictor(picture)["instances"].scores.requires_grad
 
 
-@pytest.mark.parametrize("augmentation", ["", "EfficientDetResizeCrop"])
+@pytest.mark.parametrize("augmentation", ["", "ResizeShortestEdge", "EfficientDetResizeCrop"])
 @pytest.mark.parametrize(("shape", "resized"), [((90, 120, 3), (72, 96, 3)), ((400, 100, 3), (96, 24, 3))])
 def test_square_input_makes_the_long_side_test_size(
     shape: tuple[int, ...], resized: tuple[int, ...], augmentation: str
@@ -58,13 +57,16 @@ def test_square_input_makes_the_long_side_test_size(
     assert build_test_resize(cfg).get_transform(image).apply_image(image).shape == resized
 
 
+@pytest.mark.parametrize("augmentation", ["", "ResizeShortestEdge", "EfficientDetResizeCrop"])
 @pytest.mark.parametrize("kind", ["default", "square"])
-def test_a_picture_is_resized_as_in_the_test_loader(kind: str, picture: np.ndarray, tmp_path: Path) -> None:
+def test_a_picture_is_resized_as_in_the_test_loader(
+    kind: str, augmentation: str, picture: np.ndarray, tmp_path: Path, trained: Path
+) -> None:
     cfg = small_cfg("CenterNet2_R50_1x", "INPUT.TEST_INPUT_TYPE", kind, "INPUT.TEST_SIZE", 101)
-    cfg.INPUT.CUSTOM_AUG = "EfficientDetResizeCrop"
+    cfg.INPUT.CUSTOM_AUG, cfg.MODEL.WEIGHTS = augmentation, str(trained)
     Image.fromarray(picture[:, :, ::-1]).save(tmp_path / "picture.png")
     loaded = build_test_mapper(cfg)({"file_name": str(tmp_path / "picture.png")})["image"]
-    ours = build_test_resize(cfg).get_transform(picture).apply_image(picture)
+    ours = Predictor(cfg).aug.get_transform(picture).apply_image(picture)
     np.testing.assert_array_equal(ours.transpose(2, 0, 1), loaded.numpy())
 
 
@@ -88,7 +90,7 @@ class TestConfig:
         ("key", "value", "sentence"),
         [
             ("INPUT.FORMAT", "L", "INPUT.FORMAT is 'L'"),
-            ("INPUT.TEST_INPUT_TYPE", "round", "'default' or 'square'"),
+            ("INPUT.TEST_INPUT_TYPE", "round", "must be one of default, square"),
             ("MODEL.META_ARCHITECTURE", "CenterNetDetektor", "CenterNetDetektor"),
             ("MODEL.WEIGHTS", "no/such/model.pth", "no/such/model.pth"),
         ],
