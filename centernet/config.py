@@ -48,7 +48,7 @@ def _first_stage() -> CN:
     node.MIN_RADIUS = 4  # smallest Gaussian radius, pixels
     node.MORE_POS = False  # add well-predicted neighbours of the centre as heatmap positives
     node.MORE_POS_THRESH = 0.2  # box loss under which a neighbour counts
-    node.MORE_POS_TOPK = 9  # at most this many candidates an object
+    node.MORE_POS_TOPK = 9  # fewer than this many of an object's neighbours (its centres come on top)
     # --- losses
     node.LOC_LOSS_TYPE = "giou"  # 'giou', 'iou' (-log) or 'linear_iou' (1 - iou)
     node.SIGMOID_CLAMP = 1e-4  # heatmap probabilities are clamped to [this, 1 - this] in the loss
@@ -72,8 +72,8 @@ def _first_stage() -> CN:
     node.POST_NMS_TOPK_TRAIN = 100  # proposals an image
     node.POST_NMS_TOPK_TEST = 100  # the same in inference
     # --- choices of the published models that one may want to undo (their defaults keep the published numbers)
-    node.CLAMP_CENTERS = True  # a centre outside the map moves to its nearest cell (as published: False)
-    node.UNIQUE_POSITIVES = False  # objects that share a cell and class count once
+    node.CLAMP_CENTERS = True  # move a centre outside the map to its nearest cell (published: False); not with MORE_POS
+    node.UNIQUE_POSITIVES = False  # objects that share a cell and class count once; not with MORE_POS
     node.HM_ONLY_ASSIGNED_LEVELS = False  # draw Gaussians on the responsible levels only
     node.IOU_OFFSET = 1.0  # added to intersection and union in the box loss, square strides
     node.SQRT_SCORE = True  # WITH_AGN_HM: score = sqrt(probability), so that the final score has P(object) ** (1 / 4)
@@ -127,11 +127,11 @@ def _add_input(node: CN) -> None:
     node.TEST_SIZE = 640  # pixels, longest side with TEST_INPUT_TYPE 'square'
     node.SCALE_RANGE = (0.1, 2.0)  # scale of EfficientDetResizeCrop, relative to TRAIN_SIZE
     node.TEST_INPUT_TYPE = "default"  # 'default': MIN_SIZE_TEST / MAX_SIZE_TEST; 'square': TEST_SIZE
-    node.NOT_CLAMP_BOX = False  # boxes may reach outside the image; their centres are clamped into it
+    node.NOT_CLAMP_BOX = False  # clamp centres into the image, for mappers that let boxes reach outside it (ours clips)
 
 
 def _add_dataloader(node: CN) -> None:
-    node.SOURCE_AWARE = False  # remember which dataset an image came from (MultiDatasetSampler)
+    node.SOURCE_AWARE = False  # inert: every image always remembers which dataset it came from
     node.DATASET_RATIO = [1, 1]  # sampling ratio of the datasets of DATASETS.TRAIN
 
 

@@ -37,30 +37,51 @@ MUTATIONS = {
     "root of the first stage": ("ops/decode.py", "value.sqrt() if rules.sqrt_score", "value if rules.sqrt_score"),
     "root of the second stage": ("ops/second_stage.py", "[..., None]).sqrt()", "[..., None])"),
     "smallest side": ("ops/decode.py", "_MIN_SIDE = 0.01", "_MIN_SIDE = 0.1"),
+    "overlap in the config": ("config.py", "HM_MIN_OVERLAP = 0.8", "HM_MIN_OVERLAP = 0.7"),
+    "radius in the config": ("config.py", "MIN_RADIUS = 4", "MIN_RADIUS = 5"),
+    "the one in the config": ("config.py", "IOU_OFFSET = 1.0", "IOU_OFFSET = 0.5"),
+    "SOI in the constructor": ("modeling/dense_heads/centernet.py", "(64, 160)", "(64, 150)"),
     "SOI in the config": ("config.py", "[64, 160]", "[64, 150]"),
     "prior in the config": ("config.py", "node.PRIOR_PROB = 0.01  # heatmap", "node.PRIOR_PROB = 0.02  # heatmap"),
     "bias of the boxes": ("modeling/dense_heads/centernet_head.py", "_BOX_BIAS = 8.0", "_BOX_BIAS = 6.0"),
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_a_test_notices(name, tmp_path):
-    path, old, new = MUTATIONS[name]
-    for folder in ("centernet", "configs", "tests"):
-        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
-    target = tmp_path / "centernet" / path
-    text = target.read_text()
-    assert text.count(old) == 1, f"{old!r} is not in {path} once: mend the mutation"
-    target.write_text(text.replace(old, new))
-    # configs and models only where the operators cannot notice
-    where = ["tests/ops"] if path.startswith("ops") else ["tests/test_config.py", "tests/modeling/test_centernet.py"]
+OPERATOR_TESTS = ["tests/ops"]
+OTHER_TESTS = ["tests/test_config.py", "tests/modeling/test_centernet.py"]  # where the operators cannot notice
+
+
+def run_tests(folder, where, mutation=None):
+    """Exit status and output of the tests of a copy of the package with one text replaced."""
+    for name in ("centernet", "configs", "tests"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", folder)
+    if mutation is not None:
+        path, old, new = mutation
+        target = folder / "centernet" / path
+        text = target.read_text()
+        assert text.count(old) == 1, f"{old!r} is not in {path} once: mend the mutation"
+        target.write_text(text.replace(old, new))
     verdict = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *where],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
     )
-    assert verdict.returncode == 1, f"no test noticed: {new!r} for {old!r}\n{verdict.stdout[-2000:]}"
+    return verdict.returncode, verdict.stdout
+
+
+@pytest.mark.slow
+def test_the_copy_passes_unchanged(tmp_path):
+    status, output = run_tests(tmp_path, OPERATOR_TESTS + OTHER_TESTS)
+    assert status == 0, output[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_test_notices(name, tmp_path):
+    mutation = MUTATIONS[name]
+    where = OPERATOR_TESTS if mutation[0].startswith("ops") else OTHER_TESTS
+    status, output = run_tests(tmp_path, where, mutation)
+    assert status == 1, f"no test noticed: {mutation}\n{output[-2000:]}"

@@ -1,11 +1,15 @@
 """One clear error when a tensor holds NaN or infinity, without waiting for the GPU."""
 
+from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
+
+_MOST_PENDING = 8  # verdicts on their way from a GPU; beyond it the oldest is waited for
 
 
 class NonFiniteError(UserError, FloatingPointError):
@@ -15,13 +19,17 @@ class NonFiniteError(UserError, FloatingPointError):
 class FiniteCheck:
     """Watches tensors that every NaN must pass through, and names the first bad one on the way there.
 
-    On a CPU the check is immediate. On a GPU the verdict travels to the host while the next step runs and is read by
-    the next call, so that no step waits for it: the error then speaks of the previous call.
+    On a CPU the check is immediate. On a GPU the verdict travels to the host while the GPU works on and is read by a
+    later call, so that no step waits for it; :meth:`settle` waits, for those who have waited anyway.
     """
 
     def __init__(self, enabled: bool = True):
         self.enabled = enabled
-        self._pending: tuple[list[str], Tensor, torch.cuda.Event] | None = None
+        self._pending: deque[tuple[list[str], Tensor, torch.cuda.Event]] = deque()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # events on a GPU can be neither copied nor pickled
+        return {"enabled": self.enabled, "_pending": deque()}
 
     def __call__(self, suspects: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         """Check ``outputs``; if one is bad, name the first bad tensor among ``suspects`` (in their order), else among
@@ -36,20 +44,35 @@ class FiniteCheck:
         if next(iter(outputs.values())).is_cuda:
             self._check_later(tensors)
         elif not all(_finite(t) for t in outputs.values()):
-            raise _error(next(name for name, t in tensors.items() if not _finite(t)), "")
+            raise _error(next(name for name, t in tensors.items() if not _finite(t)))
+
+    def settle(self) -> None:
+        """Wait for all verdicts and raise what they say."""
+        while self._pending:
+            names, verdict, event = self._pending.popleft()
+            event.synchronize()
+            if not bool(verdict.all()):
+                self._pending.clear()
+                raise _error(names[int((~verdict).nonzero()[0])])
 
     def _check_later(self, tensors: Mapping[str, Tensor]) -> None:
-        if self._pending is not None and self._pending[2].query():
-            names, verdict, _ = self._pending
-            self._pending = None
-            if not bool(verdict.all()):
-                raise _error(names[int((~verdict).nonzero()[0])], " in the previous step")
-        if self._pending is None:
-            flags = torch.stack([torch.isfinite(t.detach().sum(dtype=torch.float32)) for t in tensors.values()])
-            verdict = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True).copy_(flags, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            self._pending = (list(tensors), verdict, event)
+        if torch.cuda.is_current_stream_capturing():
+            return
+        if self._pending and (self._pending[0][2].query() or len(self._pending) >= _MOST_PENDING):
+            self.settle()
+        flags = torch.stack([torch.isfinite(t.detach().sum(dtype=torch.float32)) for t in tensors.values()])
+        verdict = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True).copy_(flags, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._pending.append((list(tensors), verdict, event))
+
+
+def settle_finite_checks(model: nn.Module) -> None:
+    """Raise what the checks of ``model`` have found on a GPU so far and not told yet."""
+    for module in model.modules():
+        check = getattr(module, "check_finite", None)
+        if isinstance(check, FiniteCheck):
+            check.settle()
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -57,8 +80,8 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.detach().sum(dtype=torch.float32)))
 
 
-def _error(name: str, when: str) -> NonFiniteError:
+def _error(name: str) -> NonFiniteError:
     return NonFiniteError(
-        f"{name} holds NaN or infinity{when}: check the input images and boxes for broken values, "
+        f"{name} holds NaN or infinity: check the input images and boxes for broken values, "
         "or lower SOLVER.BASE_LR if training diverged (MODEL.CENTERNET.CHECK_FINITE False switches this check off)"
     )

@@ -26,7 +26,7 @@ class PaddedInstances(Sequence[Instances]):
         ``pred_boxes, scores, pred_classes``. ``objectness_logits`` holds the score, a probability or its root: the
         field keeps detectron2's name."""
         self.padded = padded
-        self.image_sizes = tuple((int(h), int(w)) for h, w in image_sizes)
+        self.image_sizes = tuple(image_sizes)
         self._as_proposals = as_proposals
         self._made: dict[int, Instances] = {}
 
@@ -60,19 +60,30 @@ class PaddedInstances(Sequence[Instances]):
         return instances
 
 
-def pad_proposals(proposals: Sequence[Instances]) -> PaddedDetections:
+def image_size_tensor(image_sizes: Sequence[tuple[int, int]] | Sequence[Tensor], device: torch.device) -> Tensor:
+    """int64 ``[B, 2]`` ``(height, width)`` on ``device``, without waiting for it.
+
+    While tracing, detectron2's ``ImageList`` holds sizes as tensors; they stay part of the traced program.
+    """
+    if isinstance(image_sizes[0], Tensor):
+        return torch.stack(tuple(image_sizes)).to(device)  # type: ignore[arg-type]
+    sizes = torch.tensor(image_sizes)
+    return sizes.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sizes.to(device)
+
+
+def pad_proposals(proposals: Sequence[Instances], score_field: str = "scores") -> PaddedDetections:
     """Fixed-size tensors of anybody's proposals.
 
     Args:
-        proposals: one ``Instances`` an image with ``proposal_boxes`` and ``scores`` or ``objectness_logits`` (the
-            former is preferred when the first image has it).
+        proposals: one ``Instances`` an image with ``proposal_boxes``, ``objectness_logits`` and possibly ``scores``.
+        score_field: the field that becomes the score; ``objectness_logits`` if the first image does not have it.
 
     Returns:
         ``K`` = the largest number of proposals in an image, at least 1; order as given.
     """
     if isinstance(proposals, PaddedInstances) and not proposals._made:
         return proposals.padded
-    field = "scores" if proposals[0].has("scores") else "objectness_logits"
+    field = score_field if proposals[0].has(score_field) else "objectness_logits"
     slots = max(1, *(len(p) for p in proposals))
     boxes = torch.stack([_pad(p.proposal_boxes.tensor, slots) for p in proposals])
     scores = torch.stack([_pad(p.get(field), slots) for p in proposals])

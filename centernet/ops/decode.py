@@ -47,7 +47,7 @@ def decode(
     heatmaps: Sequence[Tensor],
     ltrbs: Sequence[Tensor],
     strides: Sequence[int],
-    image_sizes: Tensor,
+    image_sizes: Tensor | None,
     rules: DecodeRules,
     agnostic: Sequence[Tensor] | None = None,
 ) -> PaddedDetections:
@@ -57,7 +57,7 @@ def decode(
         heatmaps: logits, one ``[B, C, H_l, W_l]`` a level.
         ltrbs: box distances in strides, one ``[B, 4, H_l, W_l]`` a level, >= 0.
         strides: pixels a cell, one a level.
-        image_sizes: ``[B, 2]`` ``(height, width)`` in pixels, used by ``clip``.
+        image_sizes: ``[B, 2]`` ``(height, width)`` in pixels; needed with ``clip`` only.
         agnostic: logits of the class-agnostic map, one ``[B, 1, H_l, W_l]`` a level: multiplies the probability.
 
     Returns:
@@ -70,6 +70,7 @@ def decode(
     ]
     candidates = PaddedDetections(*(torch.cat(field, dim=1) for field in zip(*levels, strict=True)))
     if rules.clip:
+        assert image_sizes is not None
         candidates = candidates._replace(boxes=clip_boxes(candidates.boxes, image_sizes))
     keep = candidates.valid
     if not (rules.center_nms or rules.not_nms) and rules.nms_th > 0:

@@ -1,15 +1,17 @@
 """Non-maximum suppression with an output of fixed size: a mask instead of a list of indices."""
 
+from collections.abc import Callable
+
 import torch
 import torchvision
 from torch import Tensor
 
 ROUNDS = 64  # suppression chains up to this long are exact on a GPU
 _PARALLEL_LIMIT = 4096  # above this many boxes an image the pairwise overlap matrix costs too much memory
+_PAIRS_AT_ONCE = 4 * _PARALLEL_LIMIT**2  # images are taken together up to this many pairs of boxes, about 1 GB
 
 
-@torch.library.custom_op("centernet::nms_mask", mutates_args=())
-def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
+def _nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
     """Greedy NMS of every image of a batch, within each group (class) apart.
 
     An operator of its own, so that graph capture and export see one node with a fixed output shape. On a GPU it is
@@ -37,11 +39,6 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, thres
         )
         keep[image, index[survivors]] = True
     return keep
-
-
-@nms_mask.register_fake
-def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
-    return torch.empty_like(valid)
 
 
 def _best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int) -> Tensor:
@@ -72,18 +69,49 @@ def parallel_nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tens
     = valid`` settles every box whose chain of suppressors is no longer than the number of rounds; real chains are far
     shorter than :data:`ROUNDS`.
     """
+    images = max(1, _PAIRS_AT_ONCE // max(1, boxes.shape[1] ** 2))
+    parts = zip(*(x.split(images) for x in (boxes, scores, groups, valid)), strict=True)
+    return torch.cat([_settle(*part, threshold) for part in parts])
+
+
+def _settle(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
     order = torch.where(valid, scores, torch.full_like(scores, -1.0)).argsort(dim=1, descending=True, stable=True)
     boxes = boxes.float().gather(1, order[..., None].expand(-1, -1, 4))
     groups, valid = groups.gather(1, order), valid.gather(1, order)
-    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=-1)
-    suppresses = intersection > threshold * (area[:, :, None] + area[:, None] - intersection)
-    suppresses &= groups[:, :, None] == groups[:, None]
-    suppresses = suppresses.triu(diagonal=1).to(torch.float16 if boxes.is_cuda else torch.float32)
+    suppresses = (_overlap(boxes, threshold) & (groups[:, :, None] == groups[:, None])).triu(diagonal=1)
+    suppresses = suppresses.to(torch.float16 if boxes.is_cuda else torch.float32)
     keep = valid
     for _ in range(ROUNDS):
         blocked = torch.bmm(keep[:, None].to(suppresses.dtype), suppresses)[:, 0] > 0
         keep = valid & ~blocked
     return torch.zeros_like(keep).scatter(1, order, keep)
+
+
+def _overlap(boxes: Tensor, threshold: float) -> Tensor:
+    """Whether each pair of boxes has an IoU above the threshold, bool ``[B, N, N]``."""
+
+    def shared(low: Tensor, high: Tensor) -> Tensor:
+        pairs = torch.minimum(high[:, :, None], high[:, None])
+        return pairs.sub_(torch.maximum(low[:, :, None], low[:, None])).clamp_(min=0)
+
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    intersection = shared(x1, x2).mul_(shared(y1, y2))
+    area = (x2 - x1) * (y2 - y1)
+    union = (area[:, :, None] + area[:, None]).sub_(intersection)
+    return intersection > union.mul_(threshold)
+
+
+def _shape_only(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
+    return torch.empty_like(valid)
+
+
+def _operator() -> Callable[..., Tensor]:
+    """The operator, defined once a process even if this package is imported under two names."""
+    if hasattr(torch.ops.centernet, "nms_mask"):
+        return torch.ops.centernet.nms_mask
+    operator = torch.library.custom_op("centernet::nms_mask", _nms_mask, mutates_args=())
+    operator.register_fake(_shape_only)
+    return operator
+
+
+nms_mask = _operator()

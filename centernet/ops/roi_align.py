@@ -5,6 +5,7 @@ that the result does not depend on the number of threads, not even in the last b
 backward pass by channels. Source: Mask R-CNN (arXiv 1703.06870) section 3.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -22,9 +23,17 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="roi_align")
 
 
+# a forked child has none of its parent's threads
+os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
 def _map(function: Callable[..., Tensor], *arguments: Iterable[Tensor]) -> list[Tensor]:
+    def call(*part: Tensor) -> Tensor:
+        with torch.no_grad():  # a thread starts with gradients on, whatever its caller does
+            return function(*part)
+
     # torch's operators let go of the interpreter lock, so Python threads are enough
-    return list(_threads(torch.get_num_threads()).map(function, *arguments))
+    return list(_threads(torch.get_num_threads()).map(call, *arguments))
 
 
 class _ParallelRoIAlign(torch.autograd.Function):

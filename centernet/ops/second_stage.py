@@ -19,7 +19,7 @@ MAX_CANDIDATES = 4096  # (box, class) pairs an image that enter NMS, best first
 
 class DetectRules(NamedTuple):
     """Attributes: ``score_thresh``: smallest final score; ``nms_thresh``: IoU of class-wise NMS; ``topk``: detections
-    an image."""
+    an image, negative: all."""
 
     score_thresh: float
     nms_thresh: float
@@ -68,5 +68,6 @@ def select_detections(
     boxes = boxes.reshape(batch, -1, 4).gather(1, row[..., None].expand(-1, -1, 4))
     boxes = clip_boxes(torch.where(ranked[..., None] >= 0, boxes, torch.zeros_like(boxes)), image_sizes)
     candidates = PaddedDetections(boxes, ranked.clamp(min=0), classes, ranked >= 0)
-    keep = nms_mask(*candidates, rules.nms_thresh, rules.topk)
-    return take_best(candidates, keep, rules.topk)
+    topk = rules.topk if rules.topk >= 0 else ranked.shape[1]
+    keep = nms_mask(*candidates, rules.nms_thresh, topk)
+    return take_best(candidates, keep, topk)

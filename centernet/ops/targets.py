@@ -65,8 +65,11 @@ def build_targets(
     """Targets of a batch. ``image_sizes`` clamps centres into the image before positives are chosen."""
     assigned = assign_levels(objects.boxes, rules.sizes_of_interest)
     rho2 = squared_radii(objects.areas, rules.hm_min_overlap, rules.min_radius)
+    named = objects
+    if rules.unique_positives and rules.num_classes is None:  # class-agnostic: objects of two classes are one positive
+        named = objects._replace(classes=torch.zeros_like(objects.classes))
     positives = center_positives(
-        objects, assigned, pyramid, image_sizes=image_sizes, clamp=rules.clamp_centers, unique=rules.unique_positives
+        named, assigned, pyramid, image_sizes=image_sizes, clamp=rules.clamp_centers, unique=rules.unique_positives
     )
     heatmap = draw_heatmap(
         objects, rho2, pyramid, rules.num_classes, assigned if rules.hm_only_assigned_levels else None

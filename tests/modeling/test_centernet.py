@@ -1,14 +1,21 @@
 """The first stage as a detectron2 proposal generator."""
 
+import copy
+import inspect
+import pickle
+
 import pytest
 import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage
 from tiny import image, with_objects
 
+from centernet.config import add_centernet_config
 from centernet.modeling.dense_heads.centernet import CenterNet
 from centernet.modeling.dense_heads.centernet_head import CenterNetHead
-from centernet.modeling.finite_check import FiniteCheck, NonFiniteError
+from centernet.modeling.finite_check import FiniteCheck, NonFiniteError, settle_finite_checks
 
 LEVELS = {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
 IMAGES = ImageList(torch.zeros(2, 3, 128, 128), [(128, 128), (100, 128)])
@@ -123,6 +130,7 @@ def test_default_head_gets_the_number_of_classes():
 
 @pytest.mark.parametrize("arguments, words", [
     ({"only_proposal": True}, "WITH_AGN_HM"), ({"strides": (8, 16)}, "FPN_STRIDES"),
+    ({"loc_loss_type": "gious"}, "LOC_LOSS_TYPE.*giou"),
 ])  # fmt: skip
 def test_contradicting_arguments_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
@@ -170,3 +178,48 @@ def test_box_distances_are_never_negative():
         head.bbox_pred.bias.fill_(-3)
         boxes = head([10 * f for f in features().values()])[1]
     assert min(float(b.min()) for b in boxes) == 0
+
+
+def test_constructor_defaults_are_those_of_the_config():
+    cfg = get_cfg()
+    add_centernet_config(cfg)
+    from_config = CenterNet.from_config.__func__(CenterNet, cfg, {n: ShapeSpec(channels=256) for n in LEVELS})
+    different = {"vis_thresh", "device", "centernet_head"}  # published so
+    defaults = {n: p.default for n, p in inspect.signature(CenterNet.__init__).parameters.items()}
+    plain = {n: [list(x) if isinstance(x, (tuple, list)) else x for x in v] if isinstance(v, (tuple, list)) else v
+             for source in (from_config,) for n, v in source.items()}  # fmt: skip
+    for name in set(plain) - different:
+        default = defaults[name]
+        if isinstance(default, tuple):
+            default = [list(x) if isinstance(x, tuple) else x for x in default]
+        assert default == plain[name], name
+
+
+def test_finite_check_can_be_copied_and_settled():
+    stage = copy.deepcopy(generator())
+    pickle.loads(pickle.dumps(stage.check_finite))
+    settle_finite_checks(stage)  # nothing is on its way on a CPU
+
+
+def test_settling_tells_what_a_gpu_has_found():
+    class Done:
+        def query(self):
+            return True
+
+        def synchronize(self):
+            pass
+
+    stage = generator()
+    stage.check_finite._pending.append((["feature 'p3'", "box map"], torch.tensor([True, False]), Done()))
+    with pytest.raises(NonFiniteError, match="box map"):
+        settle_finite_checks(stage)
+    settle_finite_checks(stage)
+
+
+def test_half_precision_batch_without_objects():
+    stage = generator().to(torch.bfloat16).train()
+    half = {name: value.to(torch.bfloat16) for name, value in features().items()}
+    with EventStorage(0):
+        losses = stage(IMAGES, half, gt(0))[1]
+    assert all(torch.isfinite(v) for v in losses.values())
+    assert float(losses["loss_centernet_loc"].detach()) == 0

@@ -13,6 +13,7 @@ from centernet.errors import UserError
 from centernet.modeling.padded_instances import PaddedInstances, pad_proposals
 from centernet.modeling.roi_heads.box_predictor import ProbabilisticBoxPredictor
 from centernet.modeling.roi_heads.fed_loss import load_class_freq
+from centernet.modeling.roi_heads.probabilistic_heads import ProbabilisticCascadeROIHeads, ProbabilisticROIHeads
 from centernet.ops.detections import PaddedDetections
 
 CASCADE, SINGLE = "CenterNet2_R50_1x", "CenterNet2-F_R50_1x"
@@ -63,6 +64,7 @@ def test_scores_field_is_preferred_over_objectness():
     both = Instances((10, 10), proposal_boxes=Boxes(torch.ones(2, 4)))
     both.objectness_logits, both.scores = torch.tensor([0.1, 0.2]), torch.tensor([0.8, 0.9])
     assert pad_proposals([both]).scores.tolist() == [pytest.approx([0.8, 0.9])]
+    assert pad_proposals([both], "objectness_logits").scores.tolist() == [pytest.approx([0.1, 0.2])]
     both.remove("scores")
     assert pad_proposals([both]).scores.tolist() == [pytest.approx([0.1, 0.2])]
 
@@ -72,8 +74,9 @@ def test_written_objectness_reaches_the_second_stage():
                               torch.ones(1, 2, dtype=torch.bool))  # fmt: skip
     proposals = PaddedInstances(padded, [(10, 10)], as_proposals=True)
     assert pad_proposals(proposals) is padded
-    proposals[0].scores[0] = 0.9
-    assert pad_proposals(proposals).scores[0, 0] == pytest.approx(0.9)
+    proposals[0].objectness_logits[0] = 0.9
+    assert pad_proposals(proposals, ProbabilisticROIHeads.score_field).scores[0, 0] == pytest.approx(0.9)
+    assert pad_proposals(proposals, ProbabilisticCascadeROIHeads.score_field).scores[0, 0] == pytest.approx(0.5)
 
 
 def test_uneven_and_empty_proposals_are_padded():
@@ -189,3 +192,17 @@ def test_the_federated_loss_of_newer_detectron2_is_left_out(monkeypatch, frequen
     head = predictor(USE_SIGMOID_CE=True, USE_FED_LOSS=True, CAT_FREQ_PATH=frequencies)
     assert head.federated
     assert head.sigmoid_ce
+
+
+def test_frequencies_of_another_number_of_classes_are_refused(frequencies):
+    options = ["MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True, "MODEL.ROI_BOX_HEAD.CAT_FREQ_PATH", frequencies]
+    cfg = tiny_cfg(CASCADE, *options, "MODEL.ROI_HEADS.NUM_CLASSES", 7)
+    with pytest.raises(ValueError, match="5 classes.*CAT_FREQ_PATH.*7"):
+        ProbabilisticBoxPredictor(cfg, ShapeSpec(channels=8))
+
+
+def test_sizes_as_tensors_stay_tensors_while_tracing():
+    from centernet.modeling.padded_instances import image_size_tensor
+
+    traced = image_size_tensor([torch.tensor([96, 128]), torch.tensor([64, 128])], torch.device("cpu"))
+    assert traced.tolist() == image_size_tensor([(96, 128), (64, 128)], torch.device("cpu")).tolist()

@@ -4,6 +4,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from centernet.ops import nms
 from centernet.ops.nms import nms_mask, parallel_nms_mask
 
 
@@ -77,3 +78,20 @@ def test_nothing_valid(function):
 
 def test_operator_contract():
     torch.library.opcheck(nms_mask, (*random_batch(3), 0.5, 10), test_utils=("test_schema", "test_faketensor"))
+
+
+def test_the_operator_survives_a_second_import():
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("another_name_for_nms", nms.__file__)
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    batch = random_batch(1)
+    assert torch.equal(again.nms_mask(*batch, 0.5, 100), nms_mask(*batch, 0.5, 100))
+
+
+def test_images_are_taken_a_few_at_a_time(monkeypatch):
+    batch = random_batch(5, batch=5)
+    together = parallel_nms_mask(*batch, 0.4)
+    monkeypatch.setattr(nms, "_PAIRS_AT_ONCE", 2 * 60**2)
+    assert torch.equal(parallel_nms_mask(*batch, 0.4), together)

@@ -67,3 +67,10 @@ def test_boxes_are_clipped_to_their_own_image():
     sizes = torch.tensor([[100, 120], [60, 30]])
     found = select_detections(boxes, scores, torch.ones(2, 1, dtype=torch.bool), sizes, DetectRules(0.1, 0.5, 5))
     assert found.boxes[:, 0].tolist() == [[0, 0, 120, 100], [0, 0, 30, 60]]
+
+
+def test_negative_topk_returns_all():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 60, 60]]])
+    scores = torch.full((1, 2, 4), 0.9)
+    found = select_detections(boxes, scores, torch.ones(1, 2, dtype=torch.bool), SIZES, DetectRules(0.1, 0.5, -1))
+    assert found.valid.sum() == 6

@@ -121,3 +121,13 @@ def test_other_constants_change_the_targets():
     base = build_targets(objects(BOXES, CLASSES), PYRAMID, RULES).heatmap.sum()
     assert build_targets(objects(), PYRAMID, RULES._replace(hm_min_overlap=0.7)).heatmap.sum() > base
     assert build_targets(objects(), PYRAMID, RULES._replace(min_radius=30)).heatmap.sum() > base
+
+
+def test_unique_positives_of_a_class_agnostic_map_ignore_classes():
+    twins = objects(torch.tensor([[100.0, 50, 120, 70], [100, 50, 120, 70]]), torch.tensor([0, 1]))
+    count = {key: len(build_targets(twins, PYRAMID, rules).positive_cells) for key, rules in {
+        "published": RULES,
+        "unique": RULES._replace(unique_positives=True),
+        "unique, by class": RULES._replace(unique_positives=True, num_classes=2),
+    }.items()}  # fmt: skip
+    assert count == {"published": 2, "unique": 1, "unique, by class": 2}

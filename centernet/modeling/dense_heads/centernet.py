@@ -18,13 +18,13 @@ from ...ops.assign import Objects
 from ...ops.decode import DecodeRules, decode
 from ...ops.detections import PaddedDetections
 from ...ops.grid import Pyramid, flatten_levels
-from ...ops.losses import FocalRules, heatmap_focal_loss, iou_loss
+from ...ops.losses import LOC_LOSS_TYPES, FocalRules, heatmap_focal_loss, iou_loss
 from ...ops.more_positives import MorePositiveRules, more_positives
 from ...ops.targets import TargetRules, Targets, build_targets
 from ...registration import register_once
 from ..debug import DebugOptions, draw_first_stage, draw_training
 from ..finite_check import FiniteCheck
-from ..padded_instances import PaddedInstances
+from ..padded_instances import PaddedInstances, image_size_tensor
 from .centernet_head import CenterNetHead
 
 HeadOutput = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -105,12 +105,14 @@ class CenterNet(nn.Module):
         where the features live.
 
         Raises:
-            ValueError: ``only_proposal`` without ``with_agn_hm``, or numbers of features, strides and size ranges that
-                differ.
+            ValueError: ``only_proposal`` without ``with_agn_hm``, an unknown ``loc_loss_type``, or numbers of features,
+                strides and size ranges that differ.
         """
         super().__init__()
         if only_proposal and not with_agn_hm:
             raise ValueError("ONLY_PROPOSAL needs WITH_AGN_HM: proposals are scored by the class-agnostic heatmap")
+        if loc_loss_type not in LOC_LOSS_TYPES:
+            raise ValueError(f"LOC_LOSS_TYPE is '{loc_loss_type}': use one of {', '.join(LOC_LOSS_TYPES)}")
         if not len(in_features) == len(strides) == len(sizes_of_interest):
             raise ValueError(
                 f"IN_FEATURES ({len(in_features)}), FPN_STRIDES ({len(strides)}) and SOI ({len(sizes_of_interest)}) "
@@ -227,7 +229,7 @@ class CenterNet(nn.Module):
         :func:`centernet.ops.decode.decode`."""
         classes, boxes, agnostic = head_output
         rules = self.train_decode_rules if self.training else self.test_decode_rules
-        sizes = torch.as_tensor(image_sizes)
+        sizes = image_size_tensor(image_sizes, boxes[0].device) if rules.clip else None
         if self.only_proposal:
             return decode(agnostic, boxes, self.strides, sizes, rules)
         return decode(classes, boxes, self.strides, sizes, rules, agnostic if self.with_agn_hm else None)
@@ -241,7 +243,8 @@ class CenterNet(nn.Module):
         targets = self._targets(gt_instances, pyramid, ltrb, images.image_sizes)
         if self.debug:
             draw_training(self.debug, images, gt_instances, targets, pyramid)
-        num_positives = ltrb.new_tensor(float(len(targets.positive_cells)))
+        # float32 also for a model in half precision, which counts exactly to 2,048 only
+        num_positives = ltrb.new_tensor(len(targets.positive_cells), dtype=torch.float32)
         normaliser = self._mean_over_processes(num_positives)
         losses = {}
         if not self.only_proposal:
@@ -296,9 +299,8 @@ class CenterNet(nn.Module):
         weight = torch.ones_like(loss)
         if not self.not_norm_reg:
             weight = targets.heatmap.amax(dim=1)[targets.regression_cells]
-        # ltrb.sum() * 0 keeps the box branch in the graph of a batch without objects (DDP wants every gradient)
-        total = (weight * loss).sum() if len(loss) else ltrb.sum() * 0.0
-        return self.reg_weight * total / self._mean_over_processes(weight.sum())
+        # the sum of no element is 0 and still has a graph: DDP wants a gradient of a batch without objects, too
+        return self.reg_weight * (weight * loss).sum() / self._mean_over_processes(weight.sum())
 
     def _mean_over_processes(self, local: Tensor) -> Tensor:
         """``max(mean of local over processes, 1)``, without leaving the device."""

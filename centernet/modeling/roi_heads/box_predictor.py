@@ -56,6 +56,11 @@ class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
         self.sigmoid_ce = sigmoid_ce
         self.federated = federated
         self.fed_loss_num_cat = fed_loss_num_cat
+        if freq_weight is not None and len(freq_weight) != self.num_classes:
+            raise ValueError(
+                f"the class frequencies are of {len(freq_weight)} classes (MODEL.ROI_BOX_HEAD.CAT_FREQ_PATH), but the "
+                f"model has {self.num_classes} (MODEL.ROI_HEADS.NUM_CLASSES)"
+            )
         self.register_buffer("freq_weight", freq_weight)
         if sigmoid_ce:
             nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
@@ -109,6 +114,7 @@ class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
 
     def class_probabilities(self, logits: Tensor) -> Tensor:
         """``[..., C + 1]`` logits to ``P(class | object)``, background last."""
+        logits = logits.float()
         return logits.sigmoid() if self.sigmoid_ce else logits.softmax(dim=-1)
 
     def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> tuple[Tensor, ...]:

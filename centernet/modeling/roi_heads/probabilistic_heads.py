@@ -7,7 +7,6 @@ Source: "Probabilistic two-stage detection" (arXiv 2103.07461) section 3; Cascad
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -21,13 +20,14 @@ from ...ops.second_stage import DetectRules, combine_scores, select_detections
 from ...registration import register_once
 from ..debug import DebugOptions, draw_second_stage
 from ..layers.roi_pooler import use_all_cores
-from ..padded_instances import PaddedInstances, pad_proposals
+from ..padded_instances import PaddedInstances, image_size_tensor, pad_proposals
 from .box_predictor import ProbabilisticBoxPredictor
 
 
 class _PaddedInference(nn.Module):
     """Inference of one or several box stages on padded tensors. Subclasses say what a stage is."""
 
+    score_field: str  # of the proposals: what the class probability is multiplied with
     num_classes: int
     box_in_features: list[str]
     box_pooler: ROIPooler
@@ -78,7 +78,7 @@ class _PaddedInference(nn.Module):
         """
         maps = [features[f] for f in self.box_in_features]
         batch, slots = proposals.valid.shape
-        sizes = torch.as_tensor(image_sizes, device=proposals.boxes.device)
+        sizes = image_size_tensor(image_sizes, proposals.boxes.device)
         boxes, probabilities = proposals.boxes, []
         for stage, (head, predictor) in enumerate(self._stages()):
             if stage > 0:
@@ -100,7 +100,8 @@ class _PaddedInference(nn.Module):
         image_sizes = [p.image_size for p in proposals]
         if isinstance(proposals, PaddedInstances):
             image_sizes = list(proposals.image_sizes)
-        return list(PaddedInstances(self.detect(features, pad_proposals(proposals), image_sizes), image_sizes))
+        padded = pad_proposals(proposals, self.score_field)
+        return list(PaddedInstances(self.detect(features, padded, image_sizes), image_sizes))
 
 
 def _without_own_fed_loss(cfg: CfgNode) -> CfgNode:
@@ -115,6 +116,8 @@ def _without_own_fed_loss(cfg: CfgNode) -> CfgNode:
 class ProbabilisticROIHeads(_PaddedInference, StandardROIHeads):
     """One box stage (Faster R-CNN). Registered as ``CustomROIHeads``, its published name."""
 
+    score_field = "objectness_logits"
+
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         parts = super()._init_box_head(_without_own_fed_loss(cfg), input_shape)
@@ -128,6 +131,8 @@ class ProbabilisticROIHeads(_PaddedInference, StandardROIHeads):
 @register_once(ROI_HEADS_REGISTRY, "CustomCascadeROIHeads")
 class ProbabilisticCascadeROIHeads(_PaddedInference, CascadeROIHeads):
     """A cascade of box stages. Registered as ``CustomCascadeROIHeads``, its published name."""
+
+    score_field = "scores"
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
