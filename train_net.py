@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.manual_device:
         os.environ["CUDA_VISIBLE_DEVICES"] = args.manual_device
     cfg = setup(args)
-    if cfg.MODEL.DEVICE == "cpu" and not args.num_gpus:
+    if cfg.MODEL.DEVICE == "cpu":
         print("Running on the CPU.")
     return run(
         cfg,

@@ -76,6 +76,14 @@ def test_one_sentence_and_status_2(tmp_path, monkeypatch, capsys, argv, sentence
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", [[], ["--num-gpus", "0"], ["--num-gpus", "1"]])
+def test_says_that_it_runs_on_the_cpu(monkeypatch, capsys, words):
+    monkeypatch.setattr(train_net.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(train_net, "run", lambda cfg, **options: 0)
+    assert train_net.main([R50, *words]) == 0
+    assert capsys.readouterr().out == "Running on the CPU.\n"
+
+
 def test_help_covers_every_flag(capsys):
     with pytest.raises(SystemExit) as stop:
         train_net.parse_args(["--help"])

@@ -38,21 +38,42 @@ _logger = logging.getLogger(__name__)
 def check_run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, processes: int = 1) -> None:
     """Raise :class:`UserError` for what can be known to be wrong before a model is built.
 
-    That is: MODEL.WEIGHTS, the datasets and their number of classes, the batch size for ``processes``.
+    That is: MODEL.WEIGHTS, the datasets, their number of classes and how they are scored, the batch size for
+    ``processes``, keys of detectron2 that this trainer cannot follow. Keys that it ignores are warned of.
     """
-    check_weights(cfg)
+    resumed = resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").exists()
+    if not resumed:  # else MODEL.WEIGHTS is not read
+        check_weights(cfg)
     names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
     if not eval_only and not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name the datasets to train on")
     if eval_only and not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name the datasets to evaluate on")
-    if eval_only and not cfg.MODEL.WEIGHTS and not (resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").exists()):
+    if eval_only and not cfg.MODEL.WEIGHTS and not resumed:
         raise UserError("--eval-only needs trained weights: give MODEL.WEIGHTS, or --resume for OUTPUT_DIR's last ones")
     batch = cfg.SOLVER.IMS_PER_BATCH
     if batch < 1 or batch % processes:
         raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}, not a positive multiple of the {processes} processes")
     data.ensure_registered(names)
     data.check_dataset_fits(cfg, names)
+    evaluation.check(cfg)
+    _check_ignored_keys(cfg, eval_only=eval_only)
+
+
+def _check_ignored_keys(cfg: CfgNode, *, eval_only: bool) -> None:
+    """Refuse, or warn of, what detectron2's trainer would do and this one does not."""
+    ignored = []
+    if not eval_only:
+        if cfg.SOLVER.AMP.ENABLED:
+            raise UserError("SOLVER.AMP.ENABLED: mixed precision is not part of this trainer yet; set it to False")
+        if cfg.TEST.PRECISE_BN.ENABLED:
+            ignored.append("TEST.PRECISE_BN.ENABLED")
+        if cfg.SOLVER.get("REFERENCE_WORLD_SIZE", 0) > 0:
+            ignored.append("SOLVER.REFERENCE_WORLD_SIZE")
+    if cfg.TEST.EXPECTED_RESULTS:
+        ignored.append("TEST.EXPECTED_RESULTS")
+    for key in ignored:
+        _logger.warning("%s is set, but not part of this trainer: it has no effect", key)
 
 
 def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
@@ -107,10 +128,21 @@ def _describe(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
-    """Evaluate MODEL.WEIGHTS or, with ``resume``, OUTPUT_DIR's last checkpoint; called by every process."""
+    """Evaluate MODEL.WEIGHTS or, with ``resume``, OUTPUT_DIR's last checkpoint; called by every process.
+
+    Raises:
+        UserError: the weights cannot be read or leave a part of the model random; no dataset to score on.
+    """
     with run_log(metric_lines=True) as log:
         model = build_detector(cfg)
-        TrainingCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        checkpointer = TrainingCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        gaps = checkpointer.fit.gaps() if checkpointer.fit else ""
+        if gaps:
+            raise UserError(
+                f"the weights do not give the whole model: {gaps}; scores of a model that is partly random mean "
+                "nothing, so give trained weights of this config with MODEL.WEIGHTS"
+            )
         folder = Path(cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
         log.open_file(folder)

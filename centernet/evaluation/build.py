@@ -22,9 +22,21 @@ from ..data.loader import build_test_loader
 from ..errors import UserError
 from .coco import FastCOCOEvaluator
 
-__all__ = ["build_evaluator", "evaluate", "output_folder"]
+__all__ = ["build_evaluator", "check", "evaluate", "output_folder"]
 
 logger = logging.getLogger(__name__)
+
+
+def check(cfg: CfgNode) -> None:
+    """Raise :class:`UserError` for what :func:`evaluate` would refuse and the config alone can tell.
+
+    That is: test-time augmentation of a one-stage model, and a dataset of ``DATASETS.TEST`` that is unknown or
+    of a kind that we cannot evaluate.
+    """
+    if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        raise _no_augmentation(cfg.MODEL.META_ARCHITECTURE)
+    for name in cfg.DATASETS.TEST:
+        _evaluator_type(name)
 
 
 def evaluate(cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, dict[str, Any]]:
@@ -60,10 +72,12 @@ def _with_test_time_augmentation(cfg: CfgNode, model: torch.nn.Module) -> torch.
     if not cfg.TEST.AUG.ENABLED:
         return model
     if not isinstance(model, GeneralizedRCNN):
-        raise UserError(
-            f"TEST.AUG.ENABLED is for two-stage models, and this is a {type(model).__name__}: set it to False"
-        )
+        raise _no_augmentation(type(model).__name__)
     return GeneralizedRCNNWithTTA(cfg, model, batch_size=1)
+
+
+def _no_augmentation(model: str) -> UserError:
+    return UserError(f"TEST.AUG.ENABLED is for two-stage models, and this is a {model}: set it to False")
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
@@ -78,21 +92,27 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         UserError: the dataset is unknown or its files are missing, another evaluator type, or lvis is not
         installed.
     """
-    ensure_registered([dataset_name])
+    kind = _evaluator_type(dataset_name)
     check_files(dataset_name)
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind == "coco":
         sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
         return FastCOCOEvaluator(dataset_name, output_dir=output_folder, kpt_oks_sigmas=sigmas)
-    if kind == "lvis":
-        try:
-            return _LVISEvaluator(dataset_name, output_dir=output_folder)
-        except ImportError as error:
-            raise UserError("evaluation on LVIS needs the lvis package: pip install lvis") from error
-    raise UserError(
-        f"dataset {dataset_name} asks for evaluator type '{kind}' but only 'coco' and 'lvis' are known: set "
-        "evaluator_type in its metadata or leave it out of DATASETS.TEST"
-    )
+    try:
+        return _LVISEvaluator(dataset_name, output_dir=output_folder)
+    except ImportError as error:
+        raise UserError("evaluation on LVIS needs the lvis package: pip install lvis") from error
+
+
+def _evaluator_type(dataset_name: str) -> str:
+    """'coco' or 'lvis'; :class:`UserError` for any other, or if there is no such dataset."""
+    ensure_registered([dataset_name])
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in ("coco", "lvis"):
+        raise UserError(
+            f"dataset {dataset_name} asks for evaluator type '{kind}' but only 'coco' and 'lvis' are known: set "
+            "evaluator_type in its metadata or leave it out of DATASETS.TEST"
+        )
+    return str(kind)
 
 
 def output_folder(cfg: CfgNode, dataset_name: str) -> str:

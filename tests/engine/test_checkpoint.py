@@ -46,8 +46,8 @@ def test_partly_fitting_weights_are_one_line(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         TrainingCheckpointer(model(width=3)).resume_or_load(str(tmp_path / "a.pth"))
     assert (
-        "Weights: 5 of the model's 6 entries loaded; 1 not in the file, or of another shape, stay as initialised; "
-        "1 of the file are not used"
+        "Weights: 5 of the model's 6 entries loaded; 1 of the model's 6 entries missing (such as "
+        "1.running_mean): these stay as initialised; 1 of the file are not used"
     ) in caplog.messages
     caplog.clear()
     weights["0.weight"] = torch.zeros(5, 5)
@@ -72,7 +72,7 @@ def _unpicklable_without_code():
         (lambda file: torch.save({"model": model(4).state_dict() | {}}, file), None),
         (lambda file: torch.save({"model": 3}, file), "holds no dict of tensors under 'model'"),
         (lambda file: file.write_bytes(b"not weights"), "is damaged, or holds Python objects"),
-        (lambda file: file.write_bytes(b""), "cannot be loaded"),
+        (lambda file: file.write_bytes(b""), "cannot be read"),
         (lambda file: torch.save({"model": _unpicklable_without_code()}, file), "is damaged, or holds Python objects"),
         (lambda file: file.write_bytes(pickle.dumps(_unpicklable_without_code())), "holds Python objects"),
     ],
@@ -87,7 +87,7 @@ def test_unusable_files(tmp_path, write, sentence):
 
 
 def test_address_that_cannot_be_reached():
-    with pytest.raises(UserError, match="cannot be loaded: .*; fetch it by other means and give its path"):
+    with pytest.raises(UserError, match="cannot be read: .*; fetch it by other means and give its path"):
         TrainingCheckpointer(model()).resume_or_load("http://127.0.0.1:9/a.pth")
 
 
@@ -95,7 +95,7 @@ def test_damaged_zip(tmp_path):
     TrainingCheckpointer(model(), str(tmp_path)).save("a")
     whole = (tmp_path / "a.pth").read_bytes()
     (tmp_path / "a.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"the weights file .*a\.pth cannot be loaded: "):
+    with pytest.raises(UserError, match=r"the weights file .*a\.pth cannot be read: "):
         TrainingCheckpointer(model(), str(tmp_path)).resume_or_load("")
 
 

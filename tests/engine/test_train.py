@@ -103,6 +103,11 @@ def test_eval_only_gives_the_same_score(trained, small):
         (("MODEL.ROI_HEADS.NUM_CLASSES", 3), "has 2"),
         (("SOLVER.IMS_PER_BATCH", 0), "SOLVER.IMS_PER_BATCH is 0"),
         (("DATALOADER.SAMPLER_TRAIN", "Best"), "DATALOADER.SAMPLER_TRAIN is 'Best'"),
+        (("SOLVER.AMP.ENABLED", True), "mixed precision is not part of this trainer yet"),
+        (
+            ("TEST.AUG.ENABLED", True, "MODEL.META_ARCHITECTURE", "CenterNetDetector"),
+            "TEST.AUG.ENABLED is for two-stage models, and this is a CenterNetDetector",
+        ),
         (("MODEL.WEIGHTS", "{trained}"), "model is of iteration"),
         (("MODEL.WEIGHTS", "{config}"), "is damaged, or holds Python objects"),
     ],
@@ -119,6 +124,50 @@ def test_refuses_before_anything_is_written(trained, small, opts, sentence):
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
     assert not output_of(small).exists()
+
+
+def test_eval_only_refuses_weights_that_leave_a_part_random(trained, small):
+    state = torch.load(output_of(trained) / "model_final.pth")["model"]
+    file = small.parent / "part.pth"
+    cfg = read(small, "MODEL.WEIGHTS", file)
+    constants = ("num_batches_tracked", "pixel_mean", "pixel_std")
+    complete = {name: value for name, value in state.items() if not name.endswith(constants)}
+    torch.save({"model": complete}, file)
+    evaluate(cfg)
+    heads = sorted(name for name in complete if name.startswith("roi_heads."))
+    for changed, sentence in (
+        (dict.fromkeys(heads), f"{len(heads)} of the model's {len(complete)} entries missing (such as {heads[-1]})"),
+        ({heads[0]: torch.zeros(7)}, f"1 of another shape (such as {heads[0]}: (7,) there"),
+    ):
+        merged = {**complete, **changed}
+        torch.save({"model": {name: value for name, value in merged.items() if value is not None}}, file)
+        with pytest.raises(UserError) as error:
+            run(cfg, eval_only=True)
+        assert sentence in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_resume_does_not_need_the_weights_that_it_does_not_read(trained, small):
+    cfg = read(trained, "MODEL.WEIGHTS", "gone.pth")
+    check_run(cfg, resume=True)
+    check_run(cfg, resume=True, eval_only=True)
+    for cfg_, resume in ((cfg, False), (read(small, "MODEL.WEIGHTS", "gone.pth"), True)):
+        with pytest.raises(UserError, match=r"there is no file gone\.pth"):
+            check_run(cfg_, resume=resume)
+
+
+def test_keys_of_detectron2_that_have_no_effect(small, caplog):
+    keys = ("TEST.PRECISE_BN.ENABLED", True, "SOLVER.REFERENCE_WORLD_SIZE", 8)
+    expected = ("TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 38.5, 0.2]]")
+    check_run(read(small))
+    assert not caplog.messages
+    check_run(read(small, *keys, *expected))
+    assert [message.split()[0] for message in caplog.messages] == [keys[0], keys[2], expected[0]]
+    caplog.clear()
+    cfg = read(small)
+    del cfg.SOLVER["REFERENCE_WORLD_SIZE"]
+    check_run(cfg)
+    assert not caplog.messages
 
 
 def test_eval_only_without_weights(small):

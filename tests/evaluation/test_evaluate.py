@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from centernet.config_file import load_config
 from centernet.data import register_coco_json
 from centernet.errors import UserError
-from centernet.evaluation import FastCOCOEvaluator, build_evaluator, evaluate, output_folder
+from centernet.evaluation import FastCOCOEvaluator, build_evaluator, check, evaluate, output_folder
 from centernet.modeling.build import build_detector
 
 
@@ -119,6 +119,22 @@ def test_evaluator_by_metadata(cfg, dataset, tmp_path):
         build_evaluator(cfg, "other_kind", str(tmp_path))
     with pytest.raises(UserError, match="not registered"):
         build_evaluator(cfg, "otter_kind", str(tmp_path))
+
+
+def test_check_finds_what_the_config_alone_can_tell(cfg, dataset):
+    name, _ = dataset
+    cfg.DATASETS.TEST = (name,)
+    cfg.TEST.AUG.ENABLED = True
+    check(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "CenterNetDetector"
+    with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED is for two-stage models, and this is a CenterNetDetector"):
+        check(cfg)
+    cfg.TEST.AUG.ENABLED = False
+    register_coco_json("odd_kind", *name[len("coco_json:") :].split(":"))
+    MetadataCatalog.get("odd_kind").__dict__["evaluator_type"] = "cityscapes_instance"
+    cfg.DATASETS.TEST = (name, "odd_kind")
+    with pytest.raises(UserError, match="odd_kind asks for evaluator type 'cityscapes_instance'"):
+        check(cfg)
 
 
 def test_lvis_protocol_runs_on_this_numpy(cfg, dataset, tmp_path):
