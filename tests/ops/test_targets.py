@@ -131,3 +131,11 @@ def test_unique_positives_of_a_class_agnostic_map_ignore_classes():
         "unique, by class": RULES._replace(unique_positives=True, num_classes=2),
     }.items()}  # fmt: skip
     assert count == {"published": 2, "unique": 1, "unique, by class": 2}
+
+
+def test_the_cell_that_holds_a_center_belongs_to_its_object():
+    # the first centre lies in the corner of cell (1, 1) at (12, 12); the second, in the next cell, is nearer to (12, 12)
+    boxes = torch.tensor([[4.0, 4, 27.8, 27.8], [0.1, -4, 32.1, 28]])
+    targets = build_targets(objects(boxes, torch.tensor([0, 1])), PYRAMID, RULES)
+    at = targets.regression_cells.tolist().index(1 * 32 + 1)
+    assert targets.regression_ltrb[at].tolist() == pytest.approx([1, 1, 1.975, 1.975])
