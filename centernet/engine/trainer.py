@@ -20,6 +20,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..modeling.finite_check import settle_finite_checks
 from .processes import gather_from_all
 from .random_state import capture_random_state, restore_random_state, seed_random_state
 
@@ -146,6 +147,7 @@ class Trainer(TrainerBase):
         numbers = dict(zip(losses, host, strict=True))
         for name, number in numbers.items():
             if not math.isfinite(number):
+                settle_finite_checks(self.model)  # knows the tensor that went bad first, if the model watches itself
                 raise NonFiniteLossError(self._what_to_do(name, number))
         self.storage.put_scalars(total_loss=sum(numbers.values()), **numbers)
 

@@ -11,6 +11,7 @@ from ..config_file import check_weights
 from ..data.augmentation import build_test_resize
 from ..errors import UserError
 from ..modeling.build import build_detector
+from ..modeling.finite_check import settle_finite_checks
 from .thresholds import filter_predictions, set_score_threshold
 from .visualize import resolve_metadata
 from .weights import load_weights
@@ -78,7 +79,9 @@ class Predictor:
             return []
         inputs = [self._model_input(image, position) for position, image in enumerate(images)]
         with torch.inference_mode():
-            return self.model(inputs)
+            predictions = self.model(inputs)
+        settle_finite_checks(self.model)  # the results are here, so nobody waits for the verdict
+        return predictions
 
     def _model_input(self, image: np.ndarray, position: int) -> dict[str, Any]:
         _check_image(image, position)

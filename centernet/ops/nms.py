@@ -70,8 +70,8 @@ def parallel_nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tens
     shorter than :data:`ROUNDS`.
     """
     images = max(1, _PAIRS_AT_ONCE // max(1, boxes.shape[1] ** 2))
-    parts = zip(*(x.split(images) for x in (boxes, scores, groups, valid)), strict=True)
-    return torch.cat([_settle(*part, threshold) for part in parts])
+    parts = zip(boxes.split(images), scores.split(images), groups.split(images), valid.split(images), strict=True)
+    return torch.cat([_settle(*part, threshold=threshold) for part in parts])
 
 
 def _settle(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:

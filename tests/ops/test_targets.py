@@ -134,7 +134,7 @@ def test_unique_positives_of_a_class_agnostic_map_ignore_classes():
 
 
 def test_the_cell_that_holds_a_center_belongs_to_its_object():
-    # the first centre lies in the corner of cell (1, 1) at (12, 12); the second, in the next cell, is nearer to (12, 12)
+    # the first centre lies in a corner of cell (1, 1), at (12, 12); the second, in the next cell, is nearer to it
     boxes = torch.tensor([[4.0, 4, 27.8, 27.8], [0.1, -4, 32.1, 28]])
     targets = build_targets(objects(boxes, torch.tensor([0, 1])), PYRAMID, RULES)
     at = targets.regression_cells.tolist().index(1 * 32 + 1)
