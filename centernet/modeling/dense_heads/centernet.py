@@ -99,10 +99,12 @@ class CenterNet(nn.Module):
         debug_show_name: bool = False,
         input_format: str = "BGR",
     ):
-        """Every argument is the config key of ``MODEL.CENTERNET`` of about the same name, explained in
-        :mod:`centernet.config`. ``vis_thresh``, ``pixel_mean``, ``pixel_std``, ``input_format`` and what has "debug" in
-        its name serve :mod:`centernet.modeling.debug`. ``device`` is accepted for existing callers; tensors are made
-        where the features live.
+        """Long only because the published arguments are many.
+
+        Each is the config key of ``MODEL.CENTERNET`` of about the same name, explained in :mod:`centernet.config`.
+        ``vis_thresh``, ``pixel_mean``, ``pixel_std``, ``input_format`` and what has "debug" in its name serve
+        :mod:`centernet.modeling.debug`. ``device`` is accepted for existing callers; tensors are made where the
+        features live.
 
         Raises:
             ValueError: ``only_proposal`` without ``with_agn_hm``, an unknown ``loc_loss_type``, or numbers of features,
