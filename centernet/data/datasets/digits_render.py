@@ -53,7 +53,7 @@ PHOTOS = (
 )
 
 IMAGE_SIZES = ((160, 192), (192, 160), (160, 160))  # height, width
-OBJECT_SIZE = (20.0, 90.0)  # longer side of a box, pixels, evenly spread
+OBJECT_SIZE = (24.0, 90.0)  # longer side of a box, pixels, evenly spread (the source digits have 8x8 pixels)
 MAX_OBJECTS = 6
 # Columns of each photograph, as fractions of its width: no part is in images of both splits
 PHOTO_COLUMNS = {"train": (0.0, 0.7), "val": (0.72, 1.0)}
