@@ -9,10 +9,10 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN
-from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
 
 from ...registration import register_once
+from .resnet_dcn import build_resnet_body
 
 
 class LastLevelP6P7_P5(nn.Module):
@@ -33,9 +33,10 @@ class LastLevelP6P7_P5(nn.Module):
         return [p6, self.p7(F.relu(p6))]
 
 
-def _resnet_fpn(cfg: CfgNode, input_shape: ShapeSpec, top_block: nn.Module | None) -> FPN:
+def build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module | None) -> FPN:
+    """detectron2's FPN (``MODEL.FPN``) on ``bottom_up``; ``top_block`` makes the levels above."""
     return FPN(
-        bottom_up=build_resnet_backbone(cfg, input_shape),
+        bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
@@ -48,10 +49,10 @@ def _resnet_fpn(cfg: CfgNode, input_shape: ShapeSpec, top_block: nn.Module | Non
 def build_p67_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """ResNet (``MODEL.RESNETS``) with FPN (``MODEL.FPN``): p3 to p7, strides 8 to 128."""
     channels = cfg.MODEL.FPN.OUT_CHANNELS
-    return _resnet_fpn(cfg, input_shape, LastLevelP6P7_P5(channels, channels))
+    return build_fpn(cfg, build_resnet_body(cfg, input_shape), LastLevelP6P7_P5(channels, channels))
 
 
 @register_once(BACKBONE_REGISTRY)
 def build_p35_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """ResNet (``MODEL.RESNETS``) with FPN (``MODEL.FPN``): p3 to p5, strides 8 to 32."""
-    return _resnet_fpn(cfg, input_shape, None)
+    return build_fpn(cfg, build_resnet_body(cfg, input_shape), None)
