@@ -88,7 +88,9 @@ def _bifpn() -> CN:
     node.NUM_BIFPN = 6  # repeats
     node.NORM = "GN"  # norm after every conv
     node.OUT_CHANNELS = 160  # channels of every level
-    node.SEPARABLE_CONV = False  # depth-wise and point-wise convs instead of full ones
+    node.SEPARABLE_CONV = False  # depth-wise and point-wise convs instead of full ones (not in the FCOS-style BiFPN)
+    node.SIZE_DIVISIBILITY = 128  # FCOS-style BiFPN: images are padded to a multiple, pixels; 32 suffices for p3 to p5
+    node.FROM_WEIGHTS = False  # choose between the two BiFPNs from the keys of MODEL.WEIGHTS
     return node
 
 
