@@ -193,13 +193,13 @@ def _from_config(cfg: CfgNode, body: Backbone, in_features: Sequence[str], num_l
 
 @register_once(BACKBONE_REGISTRY)
 def build_fcos_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """ResNet (``MODEL.RESNETS``, levels ``MODEL.FPN.IN_FEATURES``) with FCOS-style BiFPN (``MODEL.BIFPN``): p3 to p7."""
+    """ResNet (levels ``MODEL.FPN.IN_FEATURES``) with FCOS-style BiFPN (``MODEL.BIFPN``): p3 to p7."""
     return _from_config(cfg, build_resnet_backbone(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES, num_levels=5)
 
 
 @register_once(BACKBONE_REGISTRY)
 def build_p35_fcos_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """ResNet (``MODEL.RESNETS``, levels ``MODEL.FPN.IN_FEATURES``) with FCOS-style BiFPN (``MODEL.BIFPN``): p3 to p5."""
+    """ResNet (levels ``MODEL.FPN.IN_FEATURES``) with FCOS-style BiFPN (``MODEL.BIFPN``): p3 to p5."""
     return _from_config(cfg, build_resnet_backbone(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES, num_levels=3)
 
 

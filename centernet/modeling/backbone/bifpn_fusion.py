@@ -141,7 +141,7 @@ class BiFPNNeck(Backbone):
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
         if size_divisibility % strides[-1]:
             raise UserError(
-                f"MODEL.BIFPN.SIZE_DIVISIBILITY is {size_divisibility}, but must be a multiple of {strides[-1]} pixels, "
+                f"MODEL.BIFPN.SIZE_DIVISIBILITY is {size_divisibility}, but must be a multiple of {strides[-1]}, "
                 f"the stride of {self._out_features[-1]}"
             )
         self._size_divisibility = size_divisibility
