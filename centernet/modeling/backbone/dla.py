@@ -1,4 +1,4 @@
-"""Deep layer aggregation: the body DLA-34 / DLA-60.
+"""Deep layer aggregation: the body DLA-34 / DLA-60, and the backbones with a deformable up-sampling path.
 
 Source: Deep Layer Aggregation (arXiv 1707.06484). Names of the state dict are those of the published ImageNet files.
 """
@@ -7,15 +7,27 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from detectron2.config import CfgNode
-from detectron2.layers import get_norm
-from detectron2.modeling.backbone import Backbone
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling.backbone import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from torch import Tensor, cat, nn
 from torch.nn.functional import relu
 
 from ...errors import UserError
+from ...registration import register_once
+from .dla_up import DLASeg
 
-__all__ = ["DLA", "build_dla_body", "dla_norm"]
+__all__ = [
+    "DLA",
+    "DLASeg",
+    "build_dla_backbone",
+    "build_dla_body",
+    "build_retinanet_dla_fpn_backbone",
+    "dla_fpn",
+    "dla_norm",
+]
 
+IMAGENET_CLASSES = 1000
 LEVELS = 6  # dla0 to dla5, strides 1 to 32
 
 
@@ -272,3 +284,70 @@ def build_dla_body(cfg: CfgNode, out_features: Sequence[str] = ("dla3", "dla4", 
         UserError: there is no such depth, norm or level.
     """
     return DLA(cfg.MODEL.DLA.NUM_LAYERS, dla_norm(cfg), out_features)
+
+
+@register_once(BACKBONE_REGISTRY)
+def build_dla_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DLASeg:
+    """``dla2`` at stride 4; with ``MODEL.DLA.MS_OUTPUT`` the levels ``MODEL.DLA.OUT_FEATURES``.
+
+    Raises:
+        UserError: keys of ``MODEL.DLA`` contradict each other.
+    """
+    dla = cfg.MODEL.DLA
+    _check_outputs(dla)
+    body = build_dla_body(cfg, DLASeg.UP_LEVELS if dla.USE_DLA_UP else dla.OUT_FEATURES)
+    # the ImageNet classifier, which published files hold and nothing uses
+    body.fc = nn.Conv2d(LAYOUTS[dla.NUM_LAYERS].channels[-1], IMAGENET_CLASSES, kernel_size=1).requires_grad_(False)
+    body.freeze_dead_projections()
+    return DLASeg(body, dla_norm(cfg), dla.OUT_FEATURES, use_dla_up=dla.USE_DLA_UP, ms_output=dla.MS_OUTPUT)
+
+
+def _check_outputs(dla: CfgNode) -> None:
+    wanted = list(dla.OUT_FEATURES)
+    if not dla.MS_OUTPUT:
+        if not dla.USE_DLA_UP:
+            raise UserError(
+                "MODEL.DLA.USE_DLA_UP False needs MODEL.DLA.MS_OUTPUT True: the single output at stride 4 is made by "
+                "the up-sampling path"
+            )
+        if wanted != ["dla2"]:
+            raise UserError(
+                f"MODEL.DLA.OUT_FEATURES {wanted} needs MODEL.DLA.MS_OUTPUT True: the single output is ['dla2']"
+            )
+    elif dla.USE_DLA_UP and not (wanted and set(wanted) <= set(DLASeg.UP_LEVELS)):
+        raise UserError(
+            f"MODEL.DLA.OUT_FEATURES {wanted}: the up-sampling path gives {list(DLASeg.UP_LEVELS)}; choose from these, "
+            "or set MODEL.DLA.USE_DLA_UP False for the body's own levels"
+        )
+
+
+@register_once(BACKBONE_REGISTRY)
+def build_retinanet_dla_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """:func:`build_dla_backbone` with FPN (``MODEL.FPN``), p6 and p7 from ``dla5``: p3 to p7, strides 8 to 128.
+
+    Raises:
+        UserError: keys of ``MODEL.DLA`` or ``MODEL.FPN`` contradict each other.
+    """
+    return dla_fpn(cfg, build_dla_backbone(cfg, input_shape), extra_levels=True)
+
+
+def dla_fpn(cfg: CfgNode, bottom_up: Backbone, *, extra_levels: bool) -> FPN:
+    """FPN as in ``MODEL.FPN``; with ``extra_levels`` also p6 and p7, from ``dla5``.
+
+    Raises:
+        UserError: ``bottom_up`` does not give ``MODEL.FPN.IN_FEATURES``, or they do not suit the extra levels.
+    """
+    shapes = bottom_up.output_shape()
+    levels, channels = list(cfg.MODEL.FPN.IN_FEATURES), cfg.MODEL.FPN.OUT_CHANNELS
+    if not levels or not set(levels) <= set(shapes):
+        raise UserError(f"MODEL.FPN.IN_FEATURES is {levels}: the body gives {list(shapes)}, so name levels of these")
+    if extra_levels and levels[-1] != "dla5":
+        raise UserError(f"MODEL.FPN.IN_FEATURES is {levels}: p6 and p7 come from 'dla5', so it must be the last one")
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=levels,
+        out_channels=channels,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelP6P7(shapes["dla5"].channels, channels, "dla5") if extra_levels else None,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

@@ -34,7 +34,23 @@ class DeformConvKernel(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
-        return deform_conv2d(x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
+        """``[B, in, H, W]``, offsets ``[B, 2 * taps, H', W']`` in cells and masks ``[B, taps, H', W']``.
+
+        Computed in float32 at least, returned in the type of ``x``: half precision would place the samples only to
+        1/8 of a cell at 128 cells from the corner, and torchvision wants all types equal.
+        """
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        out = deform_conv2d(
+            x.to(dtype),
+            offset.to(dtype),
+            self.weight.to(dtype),
+            None if self.bias is None else self.bias.to(dtype),
+            self.stride,
+            self.padding,
+            self.dilation,
+            None if mask is None else mask.to(dtype),
+        )
+        return out.to(x.dtype)
 
 
 class DFConv2d(nn.Module):
