@@ -8,6 +8,8 @@ from .backbone.bifpn_fcos import (
     build_p35_fcos_resnet_bifpn_backbone,
     build_p37_fcos_dla_bifpn_backbone,
 )
+from .backbone.dla import build_dla_backbone, build_retinanet_dla_fpn_backbone
+from .backbone.dlafpn import build_dla_fpn3_backbone, build_dla_fpn5_backbone, build_dlaup_backbone
 from .backbone.fpn_p5 import build_p35_resnet_fpn_backbone, build_p67_resnet_fpn_backbone
 from .backbone.res2net import (
     build_p67_res2net_fpn_backbone,
@@ -23,6 +25,10 @@ __all__ = [
     "CenterNetDetector",
     "ProbabilisticCascadeROIHeads",
     "ProbabilisticROIHeads",
+    "build_dla_backbone",
+    "build_dla_fpn3_backbone",
+    "build_dla_fpn5_backbone",
+    "build_dlaup_backbone",
     "build_fcos_resnet_bifpn_backbone",
     "build_p35_fcos_dla_bifpn_backbone",
     "build_p35_fcos_resnet_bifpn_backbone",
@@ -34,4 +40,5 @@ __all__ = [
     "build_res2net_backbone",
     "build_res2net_bifpn_backbone",
     "build_resnet_bifpn_backbone",
+    "build_retinanet_dla_fpn_backbone",
 ]
