@@ -72,7 +72,10 @@ class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
         # newer detectron2 has a federated loss of its own, which needs LVIS metadata; ours replaces it
         for name in ("use_fed_loss", "use_sigmoid_ce", "get_fed_loss_cls_weights", "fed_loss_num_classes"):
             arguments.pop(name, None)
-        freq_weight = load_class_freq(node.CAT_FREQ_PATH, node.FED_LOSS_FREQ_WEIGHT) if node.USE_FED_LOSS else None
+        freq_weight = None
+        if node.USE_FED_LOSS:
+            num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+            freq_weight = load_class_freq(node.CAT_FREQ_PATH, node.FED_LOSS_FREQ_WEIGHT, num_classes)
         return {
             **arguments,
             "mult_proposal_score": node.MULT_PROPOSAL_SCORE,
