@@ -1,0 +1,95 @@
+"""A real HTTP server on this machine that serves files in every way in which servers misbehave."""
+
+import contextlib
+import re
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+CONFIRMATION = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
+<form id="download-form" action="{url}/download" method="get"><input type="submit" value="Download anyway"/>
+<input type="hidden" name="id" value="abc"><input type="hidden" name="confirm" value="t-1">
+<input type="hidden" name="uuid" value="u&amp;2"></form></body></html>"""
+QUOTA = "<!DOCTYPE html><html><head><title>Google Drive -\n Quota exceeded</title></head><body>no</body></html>"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        server = self.server
+        url = urlsplit(self.path)
+        path, query = unquote(url.path), parse_qs(url.query)
+        server.requests.append((path, self.headers.get("Range")))
+        if path == "/uc":  # Google Drive: small files at once, large ones after a question
+            return self.page(CONFIRMATION.format(url=server.url))
+        if path == "/download":
+            if (query["confirm"], query["uuid"], query["id"]) != (["t-1"], ["u&2"], ["abc"]):
+                return self.page(QUOTA)
+            path = "/drive.pth"
+        if path == "/quota":
+            return self.page(QUOTA)
+        if path == "/endless":
+            self.send_response(200)
+            self.send_header("Content-Length", str(10**18))
+            return self.end_headers()
+        if server.failures:
+            return self.send_error(server.failures.pop(0))
+        if path[1:] not in server.files:
+            return self.send_error(404)
+        time.sleep(server.delay)
+        return self.send_file(server.files[path[1:]])
+
+    def page(self, text):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def send_file(self, content):
+        server, start = self.server, 0
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if server.ranges and asked and self.headers.get("If-Range", server.etag) == server.etag:
+            start = int(asked[1])
+            if start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        stop = min(server.drops.pop(0) if server.drops else len(content), len(content))
+        self.wfile.write(content[start:stop])
+        server.sent.append((start, max(start, stop)))
+        return None
+
+
+class FileServer(ThreadingHTTPServer):
+    """``files`` by name; ``drops``: at which byte of the file each next answer ends; ``failures``: their states."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.requests, self.sent, self.drops, self.failures = {}, [], [], [], []
+        self.ranges, self.etag, self.delay = True, '"one"', 0.0
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *args):
+        """A client that left is no error here."""
+
+
+@contextlib.contextmanager
+def serving():
+    with FileServer() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield server
+        server.shutdown()
