@@ -15,9 +15,11 @@ def add_centernet_config(cfg: CN) -> None:
 
     Safe to call before or after other projects' ``add_*_config`` functions, which re-assign some of the same keys.
     """
+    cfg.MODEL.WEIGHTS_STRICT = True  # refuse weights that do not fit; False: take what fits (see centernet.weights)
     cfg.MODEL.CENTERNET = _first_stage()
     cfg.MODEL.BIFPN = _bifpn()
     cfg.MODEL.DLA = _dla()
+    cfg.MODEL.TIMM = _timm()
     _add_box_head(cfg.MODEL.ROI_BOX_HEAD)
     _add_solver(cfg.SOLVER)
     _add_input(cfg.INPUT)
@@ -103,6 +105,17 @@ def _dla() -> CN:
     node.NORM = "BN"  # norm of the body
     node.DLAUP_IN_FEATURES = ["dla3", "dla4", "dla5"]  # levels that the up-sampling path joins
     node.DLAUP_NODE = "conv"  # its nodes: 'conv' or 'dcn'
+    return node
+
+
+def _timm() -> CN:
+    node = CN()
+    node.NAME = ""  # a model of timm, such as 'convnext_tiny'
+    node.OUT_STRIDES = [8, 16, 32]  # of its features that the pyramid takes, pixels; ends with 32
+    node.FREEZE_AT = 0  # constant up to the features of stride 2 ** this: 1 the stem, 2 up to stride 4, ...; 0 nothing
+    node.NORM = ""  # '': batch norms as timm has them; 'FrozenBN': all of them constant
+    node.OUT_NORM = ""  # 'LN': a layer norm on each output, for Swin and ConvNeXt; '': none
+    node.DROP_PATH = 0.0  # rate of stochastic depth in the last block, growing linearly from 0
     return node
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ..checkpoint_file import SafeCheckpointer
 from ..errors import UserError
+from ..weights import SafeCheckpointer
 from .atomic_file import write_atomically, write_text_atomically
 
 __all__ = ["TrainingCheckpointer"]
@@ -16,10 +16,14 @@ __all__ = ["TrainingCheckpointer"]
 class TrainingCheckpointer(SafeCheckpointer):
     """detectron2's checkpointer (same files, same names) with atomic writes and user-readable errors.
 
+    ``strict``: ImageNet weights must fit the whole body of the model (MODEL.WEIGHTS_STRICT).
+
     A checkpoint is a dict of tensors and plain types: ``model``, one entry a checkpointable (``optimizer``,
     ``scheduler``, ``trainer``) and ``iteration``, the last one done. ``last_checkpoint`` names the newest
     file; it is renamed into place after that one, so it never names a file that is not complete.
     """
+
+    strict: bool = True
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` and point ``last_checkpoint`` to it.
@@ -48,7 +52,7 @@ class TrainingCheckpointer(SafeCheckpointer):
         of ``path`` alone ('' for none). Returns what else the file holds, such as ``iteration``.
 
         Raises:
-            UserError: the file cannot be read, or nothing in it fits the model.
+            UserError: the file cannot be read, nothing in it fits the model, or it is for another body.
         """
         if resume and self.has_checkpoint():
             last = self.get_checkpoint_file()
@@ -65,13 +69,21 @@ class TrainingCheckpointer(SafeCheckpointer):
         assert fit is not None
         if not fit.loaded:
             raise UserError(
-                f"MODEL.WEIGHTS does not fit this model at all: none of its {fit.unused + len(fit.misshapen)} entries "
-                f"is one of the model's {fit.total}; give the weights of this config, or '' to start from random ones"
+                f"MODEL.WEIGHTS does not fit this model at all: none of its {len(fit.unexpected) + len(fit.misshapen)} "
+                f"entries is one of the model's {fit.total} ({fit.differences()}); give the weights of this config, or "
+                "'' to start from random ones"
+            )
+        if fit.body and self.strict and (differences := fit.of_body().differences()):
+            raise UserError(
+                f"MODEL.WEIGHTS is for another body than this model's {fit.body}* ({differences}); give those of this "
+                "depth and kind, or set MODEL.WEIGHTS_STRICT False to take what fits"
             )
         parts = [f"{fit.loaded} of the model's {fit.total} entries loaded"]
         gaps = fit.gaps()
         if gaps:
             parts.append(f"{gaps}: these stay as initialised")
-        if fit.unused:
-            parts.append(f"{fit.unused} of the file are not used")
+        if fit.unexpected:
+            parts.append(f"{len(fit.unexpected)} of the file are not used")
         self.logger.info("Weights: %s", "; ".join(parts))
+        if not fit.body and (differences := fit.differences()):
+            self.logger.info("Weights that differ: %s", differences)

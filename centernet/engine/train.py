@@ -22,6 +22,7 @@ from .. import data, evaluation
 from ..config_file import check_weights
 from ..errors import UserError
 from ..modeling.build import build_detector
+from ..weights import Fit, follow_weights
 from .checkpoint import TrainingCheckpointer
 from .hooks import Evaluation, MetricWriter, ProgressBar, StopOnSignal
 from .logs import run_log
@@ -93,6 +94,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
     folder = Path(cfg.OUTPUT_DIR)
     bar = comm.is_main_process() and sys.stderr.isatty()
     with run_log(metric_lines=not bar) as log:
+        cfg = follow_weights(cfg, _weights(cfg, resume=resume))
         seed = _seed(cfg, folder if resume else None)
         seed_random_state(seed)  # the same initial weights on every process
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
@@ -103,6 +105,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         checkpointer = TrainingCheckpointer(
             trainer.model, str(folder), optimizer=optimizer, scheduler=scheduler, trainer=trainer
         )
+        checkpointer.strict = cfg.MODEL.WEIGHTS_STRICT
         start_iter, max_iter = _load(cfg, checkpointer, resume=resume)
         if start_iter < max_iter:
             trainer.open_data(data.build_train_loader(cfg, start_iteration=start_iter, seed=trainer.seed))
@@ -134,19 +137,38 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         UserError: the weights cannot be read or leave a part of the model random; no dataset to score on.
     """
     with run_log(metric_lines=True) as log:
+        cfg = follow_weights(cfg, _weights(cfg, resume=resume))
         model = build_detector(cfg)
         checkpointer = TrainingCheckpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-        gaps = checkpointer.fit.gaps() if checkpointer.fit else ""
-        if gaps:
-            raise UserError(
-                f"the weights do not give the whole model: {gaps}; scores of a model that is partly random mean "
-                "nothing, so give trained weights of this config with MODEL.WEIGHTS"
-            )
+        _check_whole(checkpointer.fit, strict=cfg.MODEL.WEIGHTS_STRICT)
         folder = Path(cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
         log.open_file(folder)
         return evaluation.evaluate(cfg, model)
+
+
+def _weights(cfg: CfgNode, *, resume: bool) -> str:
+    """The file that will be loaded: that of the run that goes on, else MODEL.WEIGHTS."""
+    last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+    if resume and last.is_file():
+        file = last.with_name(last.read_text().strip())
+        return str(file) if file.is_file() else ""  # the checkpointer says that it is gone
+    return str(cfg.MODEL.WEIGHTS)
+
+
+def _check_whole(fit: Fit | None, *, strict: bool) -> None:
+    """Refuse weights that leave a part of the model random and, if ``strict``, those of a larger model."""
+    if fit and (gaps := fit.gaps()):
+        raise UserError(
+            f"the weights do not give the whole model: {gaps}; scores of a model that is partly random mean "
+            f"nothing, so give trained weights of this config with MODEL.WEIGHTS ({fit.differences()})"
+        )
+    if fit and fit.unexpected and strict:
+        raise UserError(
+            f"the weights are of a larger model ({fit.differences()}); use the config they were trained with, or set "
+            "MODEL.WEIGHTS_STRICT False to leave that out"
+        )
 
 
 def _seed(cfg: CfgNode, folder: Path | None) -> int:

@@ -12,6 +12,7 @@ from ..data.augmentation import build_test_resize
 from ..errors import UserError
 from ..modeling.build import build_detector
 from ..modeling.finite_check import settle_finite_checks
+from ..weights import follow_weights
 from .thresholds import filter_predictions, set_score_threshold
 from .visualize import resolve_metadata
 from .weights import load_weights
@@ -40,12 +41,12 @@ class Predictor:
                 f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}', but only BGR and RGB pictures can be shown to a model"
             )
         check_weights(cfg)
-        self.cfg = cfg.clone()
+        self.cfg = follow_weights(cfg, cfg.MODEL.WEIGHTS).clone()
         self.input_format: str = cfg.INPUT.FORMAT
         self.aug = build_test_resize(self.cfg)
         self.metadata = resolve_metadata(self.cfg)
         self.model = build_detector(self.cfg).eval()
-        load_weights(self.model, self.cfg.MODEL.WEIGHTS)
+        load_weights(self.model, self.cfg.MODEL.WEIGHTS, strict=self.cfg.MODEL.WEIGHTS_STRICT)
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
         """Predict one picture.

@@ -109,7 +109,7 @@ def test_eval_only_gives_the_same_score(trained, small):
             "TEST.AUG.ENABLED is for two-stage models, and this is a CenterNetDetector",
         ),
         (("MODEL.WEIGHTS", "{trained}"), "model is of iteration"),
-        (("MODEL.WEIGHTS", "{config}"), "is damaged, or holds Python objects"),
+        (("MODEL.WEIGHTS", "{config}"), "is a text file, not weights"),
     ],
 )
 def test_refuses_before_anything_is_written(trained, small, opts, sentence):

@@ -113,7 +113,7 @@ class TestWeights:
 
     def test_another_class_count_is_said(self, trained: Path) -> None:
         words = ("MODEL.WEIGHTS", trained, "MODEL.ROI_HEADS.NUM_CLASSES", 7)
-        with pytest.raises(UserError, match=r"do not fit this config: roi_heads\S+ is \(5, .*and \(8, "):
+        with pytest.raises(UserError, match=r"do not fit this config \(of another shape: roi_heads\S+ \(\(5,.* there, \(8,.* here\)"):
             Predictor(small_cfg("CenterNet2_R50_1x", *EAGER, *words))
 
     @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken zip"])
@@ -124,12 +124,15 @@ class TestWeights:
         with pytest.raises(UserError, match=f"model{ending} .*cannot be read: "):
             Predictor(small_cfg("CenterNet2_R50_1x", "MODEL.WEIGHTS", file))
 
-    def test_missing_parameters_are_counted(
+    def test_missing_parameters_are_refused_unless_asked_otherwise(
         self, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         state = torch.load(trained)["model"]
         heads = [key for key in state if key.startswith("roi_heads.")]
         torch.save({"model": {key: state[key] for key in state if key not in heads}}, tmp_path / "part.pth")
+        words = (*EAGER, "MODEL.WEIGHTS", tmp_path / "part.pth")
+        with pytest.raises(UserError, match=rf"\(missing: roi_heads.* and {len(heads) - 6} more\)"):
+            Predictor(small_cfg("CenterNet2_R50_1x", *words))
         with caplog.at_level(logging.WARNING):
-            Predictor(small_cfg("CenterNet2_R50_1x", *EAGER, "MODEL.WEIGHTS", tmp_path / "part.pth"))
+            Predictor(small_cfg("CenterNet2_R50_1x", *words, "MODEL.WEIGHTS_STRICT", False))
         assert f"no values for {len(heads)} of " in caplog.text

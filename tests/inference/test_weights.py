@@ -24,6 +24,6 @@ class RunsCode:
 def test_a_file_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # as torch before 2.6: unsafe unless told otherwise
     torch.save({"model": RunsCode(tmp_path / "made")}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"a\.pth cannot be read: it is damaged, or holds Python objects"):
+    with pytest.raises(UserError, match=r"a\.pth cannot be read: it holds Python objects \(posix\.mkdir\)"):
         load_weights(nn.Linear(2, 3), str(tmp_path / "a.pth"))
     assert not (tmp_path / "made").exists()

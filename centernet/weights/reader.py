@@ -1,0 +1,239 @@
+"""Weights from a file of any published kind, as tensors by name. No code of a file runs.
+
+The kind is told from the bytes, not from the name: PyTorch's zip and its older format, pickles of detectron2's model
+zoo and of Caffe2, safetensors. What is no weights file at all, such as a download page, is said in one sentence.
+"""
+
+import contextlib
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import detectron2.checkpoint  # noqa: F401  registers catalog:// addresses
+import numpy as np
+import torch
+from detectron2.utils.file_io import PathManager
+
+from ..errors import UserError
+from . import unpickler
+
+__all__ = ["UNREADABLE", "WeightsFile", "fetch", "read_weights"]
+
+# What reading a damaged file raises, somewhere in pickle, zip, numpy or torch, and what a failed download does.
+UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,  # with RecursionError
+    ArithmeticError,  # OverflowError
+    MemoryError,
+    ValueError,  # UnicodeDecodeError
+    LookupError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+)
+
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of torch.save before 1.6
+_MODEL_KEYS = ("model", "state_dict", "model_state", "model_state_dict")
+
+
+class WeightsFile(NamedTuple):
+    """What a file holds."""
+
+    tensors: dict[str, torch.Tensor]  # by the names of the file, on the CPU, without a common "module."
+    format: str  # pytorch, pytorch-legacy, pickle, detectron2-pickle, caffe2-pickle or safetensors
+    metadata: dict[str, str]  # such as author, model, source
+    training: dict[str, Any]  # what a checkpoint holds besides: iteration, optimizer, scheduler, ...
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """Read a file of weights.
+
+    Args:
+        path: a file, or an address that detectron2 understands; that one is downloaded and kept.
+
+    Raises:
+        UserError: it cannot be fetched, is damaged or is something else, or would need code of its own to run.
+    """
+    local = fetch(path)
+    with _one_sentence(path):
+        kind = _kind(local, path)
+        if kind == "safetensors":
+            return _read_safetensors(local)
+        if kind == "pickle":
+            with open(local, "rb") as file:
+                content = unpickler.load_plain(file)
+        else:
+            content = _read_torch(local)
+        return _sort_content(content, kind, path)
+
+
+def fetch(path: str | Path) -> str:
+    """A local path of ``path``; an address is downloaded once.
+
+    Raises:
+        UserError: there is no such file, or the address cannot be reached.
+    """
+    for local in (str(path), str(path).partition("?")[0]):  # newer detectron2 takes options after a question mark
+        if os.path.isfile(local):
+            return local
+    try:
+        local = str(PathManager.get_local_path(str(path)))
+    except UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            f"the weights file {path} cannot be read: {reason}; fetch it by other means and give its path"
+        ) from error
+    if not os.path.isfile(local):
+        what = "it is a folder" if os.path.isdir(local) else "there is no such file"
+        raise UserError(f"the weights file {path} cannot be read: {what}")
+    return local
+
+
+@contextlib.contextmanager
+def _one_sentence(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except unpickler.RefusedGlobal as error:
+        raise UserError(
+            f"the weights file {path} cannot be read: it holds Python objects ({error.name}) that only running code "
+            "of the file could restore; load it where it is trusted, save its tensors alone, for example with "
+            "safetensors.torch.save_file, and give that file"
+        ) from error
+    except UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise UserError(
+            f"the weights file {path} cannot be read: it is damaged or not complete ({reason}); fetch it again"
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------------ kinds
+
+
+def _kind(local: str, path: str | Path) -> str:
+    """pytorch, pytorch-legacy, pickle or safetensors, from the bytes of the file."""
+    size = os.path.getsize(local)
+    with open(local, "rb") as file:
+        head = file.read(4096)
+        file.seek(max(0, size - 1))
+        last = file.read(1)
+    if head.startswith(b"PK\x03\x04"):
+        return "pytorch"
+    if head.startswith(_LEGACY_MAGIC):
+        return "pytorch-legacy"
+    if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 100_000_000:
+        return "safetensors"
+    if head.startswith(b"\x80") or (head[:1] in (b"(", b"}", b"]", b"c") and last == b"."):
+        return "pickle"
+    raise UserError(f"the weights file {path} cannot be read: {_what_else(head, size)}")
+
+
+def _what_else(head: bytes, size: int) -> str:
+    if not size:
+        return "it is empty (0 bytes); fetch it again"
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head")):
+        if b"google drive" in start or b"drive.google" in start or b"virus scan" in start:
+            return (
+                "it is a page of Google Drive (a warning, or that too many have fetched it), saved in the place of the "
+                "file; open the address in a browser, confirm, and save what comes"
+            )
+        return "it is a web page (HTML), saved in the place of the file; open the address in a browser and see"
+    if start.startswith(b"<?xml"):
+        return "it is a server's answer (XML), saved in the place of the file; the address is wrong or not allowed"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself; run 'git lfs pull' where it lies"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")) or head[257:262] == b"ustar":
+        return "it is a packed archive; unpack it and give the weights inside"
+    with contextlib.suppress(UnicodeDecodeError):
+        head[:1000].decode("ascii")
+        return "it is a text file, not weights"
+    return f"it is no kind of weights file that is known here (.pth, .pkl or .safetensors; {size} bytes)"
+
+
+def _read_torch(local: str) -> Any:
+    if zipfile.is_zipfile(local):
+        with zipfile.ZipFile(local) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+        if "constants.pkl" in names:
+            raise ValueError("it is a TorchScript program, not weights")
+        if "data.pkl" not in names:
+            raise ValueError("it is a zip archive, but not one of PyTorch's")
+    try:
+        return torch.load(local, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # numbers of numpy beside the weights, a newer pickle protocol, or something to refuse by its name
+        content = torch.load(local, map_location="cpu", weights_only=False, pickle_module=unpickler)
+        return unpickler.without_stand_ins(content)
+
+
+def _read_safetensors(local: str) -> WeightsFile:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise UserError(f"{local} is a .safetensors file: install the package safetensors to read it") from None
+    try:
+        with safe_open(local, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+            metadata = dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    return WeightsFile(tensors, "safetensors", metadata, {})
+
+
+# ---------------------------------------------------------------------------------------------------- content
+
+
+def _sort_content(content: Any, kind: str, path: str | Path) -> WeightsFile:
+    """Find the tensors in what a file holds: below one of the usual keys, or all of it."""
+    if not isinstance(content, Mapping):
+        raise _no_weights(path, f"a {type(content).__name__}, not a dict of tensors")
+    rest = dict(content)
+    metadata = {key.strip("_"): rest.pop(key) for key in list(rest) if key in ("__author__",)}
+    found: Any = None
+    for key in (*_MODEL_KEYS, "blobs"):
+        if key in rest and not isinstance(rest[key], torch.Tensor | np.ndarray):
+            found = rest.pop(key)
+            if not isinstance(found, Mapping):
+                raise _no_weights(path, f"no dict of tensors under '{key}'")
+            if kind == "pickle":
+                kind = "caffe2-pickle" if key == "blobs" else "detectron2-pickle"
+            break
+    else:
+        found, rest = rest, {}
+        if kind == "pickle" and any(str(name).endswith("_w") for name in found):
+            kind = "caffe2-pickle"
+    rest.pop("matching_heuristics", None)
+    if kind == "caffe2-pickle":  # the solver's state is among the weights, and texts beside them
+        found = {name: v for name, v in found.items() if isinstance(v, np.ndarray) and not name.endswith("_momentum")}
+    tensors = {name: _as_tensor(name, value, path) for name, value in found.items()}
+    if not tensors:
+        raise _no_weights(path, "no tensor")
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name[len("module.") :]: value for name, value in tensors.items()}
+    return WeightsFile(tensors, kind, {key: str(value) for key, value in metadata.items()}, rest)
+
+
+def _as_tensor(name: object, value: Any, path: str | Path) -> torch.Tensor:
+    if not isinstance(name, str):
+        raise _no_weights(path, f"an entry whose name is {name!r}, not a text")
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value, value.dtype.newbyteorder("=")).reshape(value.shape))
+    if isinstance(value, int | float):
+        return torch.tensor(value)
+    raise _no_weights(path, f"under {name} a {type(value).__name__}, not a tensor")
+
+
+def _no_weights(path: str | Path, what: str) -> UserError:
+    return UserError(f"the weights file {path} holds {what}; give a file of weights by name")

@@ -1,0 +1,212 @@
+"""A reader of pickles that builds arrays, tensors and plain containers and nothing else: no code of a file runs.
+
+A pickle is a program that may name any function of the installation and call it. Here a name is looked up in one
+short table and nothing is imported. What the table holds are stand-ins of this module: numpy's and torch's own
+functions never see an argument that was not checked. The names are those of Python 2 and 3 and of numpy 1 and 2.
+
+The module itself can be handed to ``torch.load`` as its ``pickle_module``.
+"""
+
+import io
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+__all__ = ["RefusedGlobal", "Unpickler", "load", "load_plain"]
+
+
+class RefusedGlobal(pickle.UnpicklingError):
+    """The pickle names something that is not in the table; ``name`` is dotted, such as ``os.system``."""
+
+    def __init__(self, module: str, name: str) -> None:
+        super().__init__(f"{module}.{name} is refused")
+        self.name = f"{module}.{name}"
+
+
+class Unpickler(pickle.Unpickler):
+    """Python's unpickler with one table of names instead of imports. Results still hold stand-ins."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for a name.
+
+        Raises:
+            RefusedGlobal: it is not in the table.
+        """
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise RefusedGlobal(module, name) from None
+
+
+def load(file: BinaryIO, **options: Any) -> Any:
+    """``pickle.load`` with :class:`Unpickler`."""
+    return Unpickler(file, **options).load()
+
+
+def load_plain(file: BinaryIO) -> Any:
+    """Read one pickle. Strings of Python 2 are read as Latin-1, as numpy needs it.
+
+    Returns:
+        dict, list, tuple, str, bytes, numbers, bool, None, ``numpy.ndarray`` and ``torch.Tensor``, nested;
+        an OrderedDict becomes a dict.
+
+    Raises:
+        RefusedGlobal: the pickle names anything else; nothing of it has run.
+        Exception: what ``pickle`` raises for a damaged file (UnpicklingError, EOFError, ValueError, ...).
+    """
+    return without_stand_ins(load(file, encoding="latin1"))
+
+
+def without_stand_ins(value: Any) -> Any:
+    """``value`` with arrays and plain dicts in the place of this module's stand-ins. Cycles raise RecursionError."""
+    if isinstance(value, _Array):
+        return value.finished()
+    if isinstance(value, _Dtype):
+        return str(value.dtype)
+    if isinstance(value, dict):
+        return {key: without_stand_ins(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(without_stand_ins(item) for item in value)
+    if value is None or type(value) in (str, bytes, bytearray, int, float, bool):
+        return value
+    if type(value) is torch.Tensor:
+        return value.detach()
+    raise pickle.UnpicklingError(f"the pickle holds a {type(value).__name__}, which is no plain value")
+
+
+# -------------------------------------------------------------------------------------------------- stand-ins
+
+
+class _Function:
+    """A function that a pickle can call and cannot change."""
+
+    __slots__ = ("_call",)
+    _call: Callable[..., Any]
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise pickle.UnpicklingError(f"the pickle sets the attribute {name} of a function")
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("the pickle changes a function")
+
+
+class _Mapping(dict[Any, Any]):
+    """OrderedDict and Counter; attributes, such as PyTorch's ``_metadata``, are dropped."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Dtype:
+    """numpy.dtype: booleans, integers, floats and complex numbers of either byte order."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16)", code):
+            raise pickle.UnpicklingError(f"the pickle holds an array of the type {str(code)[:40]!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """numpy.ndarray: made empty, filled by ``__setstate__``."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self) -> None:
+        self._value: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        shape, dtype, is_fortran, data = state[-4:]
+        self._value = _array(data, dtype, shape, "F" if is_fortran else "C")
+
+    def finished(self) -> np.ndarray:
+        if self._value is None:
+            raise pickle.UnpicklingError("the pickle holds an array without values")
+        return self._value
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
+    data = data.encode("latin1") if isinstance(data, str) else data
+    if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _Dtype) or not isinstance(shape, tuple):
+        raise pickle.UnpicklingError("the pickle holds an array that is not made of bytes")
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise pickle.UnpicklingError("the pickle holds an array without a shape")
+    flat = np.frombuffer(data, dtype.dtype) if data else np.empty(0, dtype.dtype)
+    return flat.reshape(shape, order="F" if order == "F" else "C").copy()
+
+
+def _empty_array(kind: object, shape: object, code: object) -> _Array:
+    if kind is not _Array:
+        raise pickle.UnpicklingError("the pickle holds a subclass of numpy's array")
+    return _Array()
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array._value = _array(data, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: Any, data: Any = b"") -> Any:
+    return _array(data, dtype, ()).item()
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    return text.encode({"latin1": "latin1", "latin-1": "latin1"}[encoding])
+
+
+def _storage_of_bytes(data: bytes) -> Any:
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> torch.Tensor:
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise pickle.UnpicklingError("the pickle holds a tensor without values")
+    reach = 1 + offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride)) < 0 or (0 not in size and reach > len(storage)):
+        raise pickle.UnpicklingError("the pickle holds a tensor that is larger than its values")
+    return torch._utils._rebuild_tensor(storage, offset, size, stride)
+
+
+def _parameter(data: torch.Tensor, *_: object) -> torch.Tensor:
+    return data
+
+
+def _plain_tuple(items: Any = ()) -> tuple[Any, ...]:
+    return tuple(items)
+
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _Mapping,
+    ("collections", "Counter"): _Mapping,
+    ("builtins", "bytes"): _Function(lambda: b""),
+    ("_codecs", "encode"): _Function(_encode),
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("torch", "Size"): _Function(_plain_tuple),
+    ("torch._utils", "_rebuild_tensor"): _Function(_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Function(_parameter),
+    ("torch.storage", "_load_from_bytes"): _Function(_storage_of_bytes),
+}
+for _core in ("numpy.core", "numpy._core"):
+    _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _Function(_empty_array)
+    _ADMITTED[f"{_core}.multiarray", "scalar"] = _Function(_scalar)
+    _ADMITTED[f"{_core}.numeric", "_frombuffer"] = _Function(_frombuffer)
