@@ -1,4 +1,4 @@
-"""Res2Net bodies (v1b: deep stem, average pooling in the shortcuts), optionally with deformable stages, and their necks.
+"""Res2Net bodies (v1b: deep stem, average pooling in the shortcuts), with deformable stages if wanted, and their necks.
 
 Sources: Res2Net (arXiv 1904.01169); v1b after ResNet-D (arXiv 1812.01187); Deformable ConvNets v2 (arXiv 1811.11168).
 """
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...registration import register_once
+from .bifpn import bifpn_from_config
 from .fpn_p5 import LastLevelP6P7_P5, build_fpn
-from .resnet_dcn import DeformConvNorm, check_deformable_depth, offset_channels, offsets_and_mask
+from .resnet_dcn import DeformConvNorm, check_deformable_depth, offset_conv, offsets_and_mask
 
 SCALE = 4  # splits of a block; the published weights have no other number
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -31,14 +32,14 @@ class Res2NetStem(CNNBlockBase):
         half = out_channels // 2
         self.conv1 = nn.Sequential(
             nn.Conv2d(in_channels, half, 3, stride=2, padding=1, bias=False),
-            get_norm(norm, half),
+            _norm(norm, half),
             nn.ReLU(inplace=True),
             nn.Conv2d(half, half, 3, padding=1, bias=False),
-            get_norm(norm, half),
+            _norm(norm, half),
             nn.ReLU(inplace=True),
             nn.Conv2d(half, out_channels, 3, padding=1, bias=False),
         )
-        self.bn1 = get_norm(norm, out_channels)
+        self.bn1 = _norm(norm, out_channels)
         _fill(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,18 +78,19 @@ class Res2NetBottleneck(CNNBlockBase):
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         self.shortcut = None if self.chained else _shortcut(in_channels, out_channels, stride, norm)
         self.conv1 = _conv1x1(in_channels, width * SCALE, norm, stride_1x1)
-        spatial = {"stride": stride_3x3, "padding": dilation, "dilation": dilation}
-        self._add_spatial(width, {**spatial, "groups": num_groups})
-        self.bns = nn.ModuleList(get_norm(norm, width) for _ in range(SCALE - 1))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(
+                width, width, 3, stride=stride_3x3, padding=dilation, dilation=dilation, groups=num_groups, bias=False
+            )
+            for _ in range(SCALE - 1)
+        )
+        self.bns = nn.ModuleList(_norm(norm, width) for _ in range(SCALE - 1))
         # ImageNet's networks pool the last split of these blocks at stride 1 too; with the stride in the 1x1 the
         # published detectors were trained without
         pooled = not (self.chained or stride_in_1x1)
         self.pool = nn.AvgPool2d(3, stride_3x3, padding=1) if pooled else nn.Identity()
         self.conv3 = _conv1x1(width * SCALE, out_channels, norm)
         _fill(self)
-
-    def _add_spatial(self, width: int, arguments: dict[str, Any]) -> None:
-        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, bias=False, **arguments) for _ in range(SCALE - 1))
 
     def _spatial(self, i: int, x: Tensor) -> Tensor:
         out: Tensor = self.convs[i](x)
@@ -117,22 +119,19 @@ class DeformableRes2NetBottleneck(Res2NetBottleneck):
             deform_groups: groups of channels with offsets of their own.
             kwargs: those of :class:`Res2NetBottleneck`.
         """
-        self.modulated, self.deform_groups = modulated, deform_groups
         super().__init__(in_channels, out_channels, **kwargs)
-        for conv in self.conv2_offsets:
-            nn.init.zeros_(conv.weight)
-
-    def _add_spatial(self, width: int, arguments: dict[str, Any]) -> None:
-        steering = {name: value for name, value in arguments.items() if name != "groups"}
-        channels = offset_channels(self.modulated, self.deform_groups)
-        self.conv2_offsets = nn.ModuleList(
-            nn.Conv2d(width, channels, 3, bias=False, **steering) for _ in range(SCALE - 1)
-        )
-        self.convs = nn.ModuleList(DeformConvNorm(width, width, 3, **arguments) for _ in range(SCALE - 1))
+        self.modulated = modulated
+        plain = [conv for conv in self.convs if isinstance(conv, nn.Conv2d)]
+        self.conv2_offsets = nn.ModuleList(offset_conv(conv, modulated, deform_groups, bias=False) for conv in plain)
+        self.convs = nn.ModuleList(DeformConvNorm(conv) for conv in plain)
 
     def _spatial(self, i: int, x: Tensor) -> Tensor:
         out: Tensor = self.convs[i](x, *offsets_and_mask(self.conv2_offsets[i](x), self.modulated))
         return out
+
+
+def _norm(norm: str, channels: int) -> nn.Module:
+    return get_norm(norm, channels) or nn.Identity()
 
 
 def _conv1x1(in_channels: int, out_channels: int, norm: str, stride: int = 1) -> Conv2d:
@@ -148,7 +147,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> nn
 
 def _fill(block: nn.Module) -> None:
     for module in block.modules():
-        if isinstance(module, nn.Conv2d | DeformConvNorm):
+        if isinstance(module, nn.Conv2d):
             c2_msra_fill(module)
 
 
@@ -213,15 +212,4 @@ def build_p67_res2net_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Back
 @register_once(BACKBONE_REGISTRY)
 def build_res2net_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Res2Net (``MODEL.RESNETS``) with BiFPN (``MODEL.BIFPN``): p3 to p7, strides 8 to 128."""
-    from .bifpn import BiFPN
-
-    return BiFPN(
-        cfg=cfg,
-        bottom_up=build_res2net_backbone(cfg, input_shape),
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.BIFPN.OUT_CHANNELS,
-        norm=cfg.MODEL.BIFPN.NORM,
-        num_levels=cfg.MODEL.BIFPN.NUM_LEVELS,
-        num_bifpn=cfg.MODEL.BIFPN.NUM_BIFPN,
-        separable_conv=cfg.MODEL.BIFPN.SEPARABLE_CONV,
-    )
+    return bifpn_from_config(cfg, build_res2net_backbone(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES)

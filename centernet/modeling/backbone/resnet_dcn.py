@@ -4,74 +4,66 @@ Sources: ResNet (arXiv 1512.03385), ResNeXt (arXiv 1611.05431), Deformable ConvN
 (arXiv 1811.11168).
 """
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec
+from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet, build_resnet_backbone
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from ...errors import UserError
 from ..layers.deform_conv import DeformConvKernel
 
 
 class DeformConvNorm(DeformConvKernel):
-    """A deformable convolution without bias at given offsets, then a norm; computed in at least float32.
+    """A plain convolution made deformable, at given offsets, then a norm.
 
     Parameter names are those of detectron2's ``DeformConv`` / ``ModulatedDeformConv``: ``weight`` and ``norm.*``.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int,
-        padding: int,
-        dilation: int,
-        groups: int,
-        norm: nn.Module | None = None,
-    ):
+    def __init__(self, plain: nn.Conv2d, norm: nn.Module | None = None):
+        """``plain`` (square, no bias) gives geometry and initial weight."""
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
+            plain.in_channels,
+            plain.out_channels,
+            plain.kernel_size[0],
+            stride=plain.stride[0],
+            padding=int(plain.padding[0]),
+            dilation=plain.dilation[0],
+            groups=plain.groups,
             bias=False,
         )
+        self.weight = nn.Parameter(plain.weight.detach())
         self.norm = norm
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``[B, in, H, W]`` to ``[B, out, H', W']`` in the type of ``x``.
+        """``[B, in, H, W]`` to ``[B, out, H', W']``.
 
         Args:
             offset: ``[B, 2 * 9 * G, H', W']``, pixels, ``(dy, dx)`` per kernel tap.
             mask: factor of each tap in [0, 1], ``[B, 9 * G, H', W']``.
         """
-        out = self._convolve(x, offset, mask)
+        out = super().forward(x, offset, mask)
         return out if self.norm is None else self.norm(out)
 
-    def _convolve(self, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
-        # the operator knows no bfloat16, no autocast on a CPU, and half precision would round the offsets
-        wide = torch.promote_types(x.dtype, torch.float32)
-        arguments = (x.to(wide), offset.to(wide), None if mask is None else mask.to(wide))
-        if not torch.is_autocast_enabled(x.device.type):
-            return self._operator(*arguments).to(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            return self._operator(*arguments).to(x.dtype)
 
-    def _operator(self, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
-        weight = self.weight.to(x.dtype)
-        return deform_conv2d(x, offset, weight, None, self.stride, self.padding, self.dilation, mask)
+def offset_conv(plain: nn.Conv2d, modulated: bool, deform_groups: int, bias: bool) -> nn.Conv2d:
+    """The convolution that steers ``plain``, of its geometry and zero at first.
 
-
-def offset_channels(modulated: bool, deform_groups: int) -> int:
-    """Channels that steer a 3x3 deformable convolution: ``(dy, dx)`` per tap, and a mask logit when modulated."""
-    return (27 if modulated else 18) * deform_groups
+    A tap of a group has the channels ``(dy, dx)``, and a mask logit when ``modulated``: 18 or 27 a group for 3x3.
+    """
+    taps = plain.kernel_size[0] * plain.kernel_size[1] * deform_groups
+    channels = (3 if modulated else 2) * taps
+    conv = nn.Conv2d(
+        plain.in_channels,
+        channels,
+        plain.kernel_size[0],
+        stride=plain.stride[0],
+        padding=plain.padding[0],
+        dilation=plain.dilation[0],
+        bias=bias,
+    )
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
 
 
 def offsets_and_mask(raw: Tensor, modulated: bool) -> tuple[Tensor, Tensor | None]:
@@ -92,31 +84,10 @@ class DeformableBottleneck(CNNBlockBase):
         """``block`` gives its layers and initial weights; do not use it afterwards."""
         super().__init__(block.in_channels, block.out_channels, block.stride)
         self.modulated = modulated
-        plain = block.conv2
-        stride, padding, dilation = plain.stride[0], plain.padding[0], plain.dilation[0]
         self.shortcut = block.shortcut
         self.conv1 = block.conv1
-        self.conv2_offset = Conv2d(
-            plain.in_channels,
-            offset_channels(modulated, deform_groups),
-            kernel_size=3,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-        )
-        nn.init.zeros_(self.conv2_offset.weight)
-        nn.init.zeros_(self.conv2_offset.bias)
-        self.conv2 = DeformConvNorm(
-            plain.in_channels,
-            plain.out_channels,
-            3,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=plain.groups,
-            norm=plain.norm,
-        )
-        self.conv2.weight = plain.weight
+        self.conv2_offset = offset_conv(block.conv2, modulated, deform_groups, bias=True)
+        self.conv2 = DeformConvNorm(block.conv2, block.conv2.norm)
         self.conv3 = block.conv3
 
     def forward(self, x: Tensor) -> Tensor:
