@@ -16,6 +16,7 @@ from .backbone.res2net import (
     build_res2net_backbone,
     build_res2net_bifpn_backbone,
 )
+from .backbone.timm_body import build_timm_bifpn_backbone, build_timm_fpn_backbone
 from .dense_heads.centernet import CenterNet
 from .meta_arch.centernet_detector import CenterNetDetector
 from .roi_heads.probabilistic_heads import ProbabilisticCascadeROIHeads, ProbabilisticROIHeads
@@ -41,4 +42,6 @@ __all__ = [
     "build_res2net_bifpn_backbone",
     "build_resnet_bifpn_backbone",
     "build_retinanet_dla_fpn_backbone",
+    "build_timm_bifpn_backbone",
+    "build_timm_fpn_backbone",
 ]

@@ -1,5 +1,6 @@
 """Weights: files of every published layout into tensors by name, safely, and a report of what of them fits."""
 
+from . import sources  # noqa: F401  registers package:// and timm:// addresses
 from .architecture import follow_weights
 from .checkpointer import Fit, SafeCheckpointer
 from .layouts import Match, match_names

@@ -6,7 +6,7 @@ Caffe2                    ``res2_0_branch2a_w``: detectron2's own conversion, th
 a body                    names equal those below a prefix of the model (``backbone.bottom_up.``, ``backbone.base.``,
                           ...): detectron2's and Res2Net's converted files, DLA, timm
 torchvision, Res2Net      ``layer1.0.conv1.weight``: renamed, then as a body
-MobileNetV2, Lite0        :mod:`.timm_names`, then as a body
+those of timm_names       MobileNetV2, EfficientNet-Lite0, Swin, ConvNeXt: renamed to timm's, then as a body
 ========================  ==========================================================================================
 """
 
@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor
+
+from . import timm_names
 
 __all__ = ["Match", "is_caffe2", "is_constant", "match_names"]
 
@@ -146,14 +148,10 @@ def _timm_variants(
     known = {name[len(_TIMM_BODY) :] for name in model if name.startswith(_TIMM_BODY)}
     if not known:
         return
-    from . import timm_names as timm
-
-    layout, renamed = "timm", dict(tensors)
-    if timm.is_torchvision_mobilenet_v2(tensors):
-        layout, renamed = "torchvision's MobileNetV2", timm.torchvision_mobilenet_v2_to_timm(tensors)
-    elif timm.is_efficientnet_lite0(tensors):
-        layout, renamed = "EfficientNet-Lite0", timm.efficientnet_lite0_to_timm(tensors)
-    yield layout, {timm.features_only_name(name, known) or name: value for name, value in renamed.items()}
+    published = next((layout for layout in timm_names.LAYOUTS if layout.recognise(tensors)), None)
+    renamed = published.convert(tensors) if published else tensors
+    layout = published.name if published else "timm"
+    yield layout, {timm_names.features_only_name(name, known) or name: value for name, value in renamed.items()}
 
 
 # ------------------------------------------------------------------------------------------------------- body
