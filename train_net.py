@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 
+if __package__:  # imported as part of a tree (CenterNet2.train_net): the package lies beside this file
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+
 import centernet  # noqa: F401  registers models, backbones and datasets
 from centernet.config_file import load_config, resolve_device, resolve_output_dir
 from centernet.engine import run

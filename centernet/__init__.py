@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from .compat import offer_published_names
 from .config import add_centernet_config
 from .data.datasets import categories_v1, nuimages
 from .data.datasets.coco import _PREDEFINED_SPLITS_COCO
@@ -11,13 +12,17 @@ from .modeling import (
     CenterNetDetector,
     ProbabilisticCascadeROIHeads,
     ProbabilisticROIHeads,
+    build_fcos_resnet_bifpn_backbone,
     build_p35_resnet_fpn_backbone,
+    build_p67_res2net_fpn_backbone,
     build_p67_resnet_fpn_backbone,
+    build_resnet_bifpn_backbone,
 )
 
-# published names
+# published names; more of them are in compat
 CustomROIHeads = ProbabilisticROIHeads
 CustomCascadeROIHeads = ProbabilisticCascadeROIHeads
+offer_published_names(__name__)
 
 __all__ = [
     "CenterNet",
@@ -29,8 +34,11 @@ __all__ = [
     "UserError",
     "_PREDEFINED_SPLITS_COCO",
     "add_centernet_config",
+    "build_fcos_resnet_bifpn_backbone",
     "build_p35_resnet_fpn_backbone",
+    "build_p67_res2net_fpn_backbone",
     "build_p67_resnet_fpn_backbone",
+    "build_resnet_bifpn_backbone",
     "categories_v1",
     "nuimages",
 ]
