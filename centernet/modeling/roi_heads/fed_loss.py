@@ -6,14 +6,13 @@ import logging
 from pathlib import Path
 
 import torch
+from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
 from ...errors import UserError
 from ...ops.federated import federated_classes
 
 __all__ = ["get_fed_loss_inds", "load_class_freq"]
-
-_logger = logging.getLogger(__name__)
 
 _DATASETS = "detectron2.data.datasets"
 _LVIS = {1203: "v1", 1230: "v0_5"}  # number of classes: version, as in the names of detectron2's modules
@@ -85,15 +84,22 @@ def _lvis_counts(num_classes: int, path: str) -> Tensor:
     try:
         table = importlib.import_module(f"{_DATASETS}.lvis_{version}_category_image_count").LVIS_CATEGORY_IMAGE_COUNT
     except ModuleNotFoundError:
-        _logger.warning(
-            "%s does not exist and this detectron2 has no image counts of LVIS %s: the federated loss takes the mean "
-            "count of rare, common and frequent classes for each class; for the exact numbers put a JSON list of "
-            "{id, image_count} at MODEL.ROI_BOX_HEAD.CAT_FREQ_PATH",
-            path,
-            version,
+        _log_once(
+            logging.WARNING,
+            f"{path} does not exist and this detectron2 has no image counts of LVIS {version}: the federated loss "
+            "takes the mean count of rare, common and frequent classes for each class; for the exact numbers put a "
+            "JSON list of {id, image_count} at MODEL.ROI_BOX_HEAD.CAT_FREQ_PATH",
         )
         categories = importlib.import_module(f"{_DATASETS}.lvis_{version}_categories").LVIS_CATEGORIES
         table = [{"id": c["id"], "image_count": _MEAN_IMAGES[c["frequency"]]} for c in categories]
     else:
-        _logger.info("%s does not exist: the federated loss takes detectron2's image counts of LVIS %s", path, version)
+        _log_once(
+            logging.INFO,
+            f"{path} does not exist: the federated loss takes detectron2's image counts of LVIS {version}",
+        )
     return _counts_by_id(table)
+
+
+def _log_once(level: int, message: str) -> None:
+    """A cascade asks once a stage."""
+    log_first_n(level, message, name=__name__, key="message")
