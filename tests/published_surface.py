@@ -53,7 +53,8 @@ REGISTRIES = {
         name for names in BACKBONES.values() for name in names.split() if name.startswith("build_")
     ),
 }
-DATASETS = "coco_2017_unlabeled coco_un_yolov4_55_0.5 objects365_train objects365_val nuimages_train nuimages_val nuimages_mini"
+DATASETS = ["coco_2017_unlabeled", "coco_un_yolov4_55_0.5", "objects365_train", "objects365_val"]
+DATASETS += ["nuimages_train", "nuimages_val", "nuimages_mini"]
 
 
 def missing(package: str) -> list[str]:
@@ -74,7 +75,7 @@ def missing(package: str) -> list[str]:
 def unregistered() -> list[str]:
     from detectron2.data import DatasetCatalog
 
-    found = [name for name in DATASETS.split() if name not in DatasetCatalog.list()]
+    found = [name for name in DATASETS if name not in DatasetCatalog.list()]
     for place, names in REGISTRIES.items():
         module, _, attribute = place.partition(":")
         registry = getattr(importlib.import_module(module), attribute)

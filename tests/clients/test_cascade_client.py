@@ -51,9 +51,7 @@ class OpenVocabularyCascade(CascadeROIHeads):
         del parts["box_predictors"]
         parts["box_predictors"] = [
             CustomFastRCNNOutputLayers(cfg, head.output_shape, box2box_transform=Box2BoxTransform(weights=weights))
-            for head, weights in zip(
-                parts["box_heads"], cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, strict=True
-            )
+            for head, weights in zip(parts["box_heads"], cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, strict=True)
         ]
         return parts
 
@@ -77,23 +75,23 @@ class OpenVocabularyCascade(CascadeROIHeads):
         objectness = [p.get(field) for p in proposals]
         maps, sizes, stages = [features[f] for f in self.box_in_features], [p.image_size for p in proposals], []
         for stage, predictor in enumerate(self.box_predictor):
-            if stage > 0:
-                boxes = predictor_before.predict_boxes(predictions, proposals)
+            if stages:
+                before, predictions, given = stages[-1]
+                boxes = before.predict_boxes(predictions, given)
                 logits = [p.objectness_logits for p in proposals]
                 proposals = self._create_proposals_from_boxes(boxes, sizes, logits)
                 if self.training:
                     proposals = self._match_and_label_boxes(proposals, stage, targets)
-            predictions = self._run_stage(maps, proposals, stage)
-            stages.append((predictor, predictions, proposals))
-            predictor_before = predictor
+            stages.append((predictor, self._run_stage(maps, proposals, stage), proposals))
         if self.training:
             return self._losses(stages)
         per_stage = [predictor.predict_probs(predictions, given) for predictor, predictions, given in stages]
         scores = [sum(of_image) / len(stages) for of_image in zip(*per_stage, strict=True)]
         if self.mult_proposal_score:
             scores = [(s * q[:, None]) ** 0.5 for s, q in zip(scores, objectness, strict=True)]
-        last = predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image
-        return fast_rcnn_inference(predictor.predict_boxes(predictions, proposals), scores, sizes, *last)[0]
+        last, predictions, given = stages[-1]
+        rules = last.test_score_thresh, last.test_nms_thresh, last.test_topk_per_image
+        return fast_rcnn_inference(last.predict_boxes(predictions, given), scores, sizes, *rules)[0]
 
     @staticmethod
     def _losses(stages):
