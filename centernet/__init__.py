@@ -7,11 +7,14 @@ from .config import add_centernet_config
 from .data.datasets import categories_v1, nuimages
 from .data.datasets.coco import _PREDEFINED_SPLITS_COCO
 from .errors import UserError
+from .model_zoo import register_zoo_addresses
 from .modeling import (
     CenterNet,
     CenterNetDetector,
     ProbabilisticCascadeROIHeads,
     ProbabilisticROIHeads,
+    build_dla_backbone,
+    build_dla_fpn3_backbone,
     build_fcos_resnet_bifpn_backbone,
     build_p35_resnet_fpn_backbone,
     build_p67_res2net_fpn_backbone,
@@ -23,6 +26,7 @@ from .modeling import (
 CustomROIHeads = ProbabilisticROIHeads
 CustomCascadeROIHeads = ProbabilisticCascadeROIHeads
 offer_published_names(__name__)
+register_zoo_addresses()
 
 __all__ = [
     "CenterNet",
@@ -34,6 +38,8 @@ __all__ = [
     "UserError",
     "_PREDEFINED_SPLITS_COCO",
     "add_centernet_config",
+    "build_dla_backbone",
+    "build_dla_fpn3_backbone",
     "build_fcos_resnet_bifpn_backbone",
     "build_p35_resnet_fpn_backbone",
     "build_p67_res2net_fpn_backbone",

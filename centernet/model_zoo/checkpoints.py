@@ -1,0 +1,106 @@
+"""Trained weights of the zoo: from a folder or mirror that the user names, else from the authors' Google Drive."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from detectron2.utils.file_io import PathHandler, PathManager
+
+from ..download import DownloadError, cache_folder, fetch
+from ..errors import UserError
+from .lookup import info
+from .rows import Row, drive_page
+
+__all__ = ["ZooHandler", "get_checkpoint", "register_zoo_addresses"]
+
+logger = logging.getLogger(__name__)
+
+DRIVE = "https://drive.google.com/uc?export=download&id={}"
+_SUFFIXES = (".pth", ".safetensors")
+
+
+def get_checkpoint(name: str) -> str:
+    """Path of a model's trained weights, downloaded at the first call (see :mod:`centernet.download`).
+
+    ``CENTERNET_WEIGHTS``, a folder or the http address of one, is looked in first, for ``NAME.pth`` and then
+    ``NAME.safetensors``; then the cache; then Google Drive.
+
+    Raises:
+        UserError: no such model, none of its weights were published, or they cannot be had; the sentence says where
+            to put the file.
+    """
+    row = info(name)
+    place = os.getenv("CENTERNET_WEIGHTS", "").strip()
+    reasons: list[str] = []
+    given = None
+    if place.startswith(("http://", "https://")):
+        given = _from_mirror(row, place.rstrip("/"), reasons)
+    elif place:
+        given = _from_folder(row, Path(place.removeprefix("file://")).expanduser())
+    if given is not None:
+        return str(given)
+    cached = cache_folder() / f"{row.name}.pth"
+    for path in (cached, cached.with_name(f"{row.name}.safetensors")):
+        if path.is_file():
+            return str(fetch([], path))
+    also = f" ({'; '.join(reasons)})" if reasons else ""
+    if not row.drive_ids:
+        raise UserError(
+            f"no trained weights of {row.name} were published{also}: train it, or put yours as {cached.name} into a "
+            "folder and set CENTERNET_WEIGHTS to that"
+        )
+    try:
+        return str(fetch([DRIVE.format(drive_id) for drive_id in row.drive_ids], cached))
+    except DownloadError as error:
+        raise UserError(
+            f"the weights of {row.name} cannot be downloaded ({'; '.join([*reasons, str(error)])}): open "
+            f"{' or '.join(drive_page(drive_id) for drive_id in row.drive_ids)} in a browser and save the file as "
+            f"{cached}, or set CENTERNET_WEIGHTS to a folder or mirror that has {cached.name}"
+        ) from error
+
+
+def _from_folder(row: Row, folder: Path) -> Path | None:
+    if not folder.is_dir():
+        raise UserError(f"CENTERNET_WEIGHTS: there is no folder {folder}; correct it, or unset it to use the cache")
+    files = [folder / f"{row.name}{suffix}" for suffix in _SUFFIXES]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _from_mirror(row: Row, address: str, reasons: list[str]) -> Path | None:
+    # a folder for each mirror: what one serves is not what another does
+    folder = cache_folder() / f"mirror-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+    files = [folder / f"{row.name}{suffix}" for suffix in _SUFFIXES]
+    for file in [file for file in files if file.is_file()] or files:
+        try:
+            return fetch([f"{address}/{quote(file.name)}"], file)
+        except DownloadError as error:
+            reasons.append(str(error))
+    return None
+
+
+class ZooHandler(PathHandler):
+    """``zoo://NAME``, wherever detectron2 takes a path: the trained weights of NAME, fetched when they are opened."""
+
+    PREFIX = "zoo://"
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [self.PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return get_checkpoint(path.removeprefix(self.PREFIX))
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
+        if not set(mode) <= set("rbt"):
+            raise UserError(f"{path} is a published file and cannot be written")
+        return open(self._get_local_path(path), mode, buffering)
+
+
+def register_zoo_addresses() -> None:
+    """Make detectron2 understand ``zoo://``; done when the package is imported, and twice does no harm."""
+    try:
+        PathManager.register_handler(ZooHandler(), allow_override=False)
+    except KeyError:
+        logger.debug("zoo:// is registered already")
