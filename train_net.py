@@ -15,6 +15,7 @@ if __package__:  # imported as part of a tree (CenterNet2.train_net): the packag
 
 import centernet  # noqa: F401  registers models, backbones and datasets
 from centernet.config_file import load_config, resolve_device, resolve_output_dir
+from centernet.data.own_data import BAD_DATA, use_own_data
 from centernet.engine import run
 from centernet.errors import UserError, command_line
 
@@ -22,6 +23,8 @@ EXAMPLES = """
 examples:
   train on this machine's GPU, or on the CPU if it has none
       python train_net.py configs/CenterNet2_R50_1x.yaml
+  train on your own pictures: COCO, Pascal VOC and YOLO folders or files; classes and a held-out part are found
+      python train_net.py configs/demo/CenterNet2_R18_bccd.yaml --data my/pictures
   go on with a run that was stopped or killed, exactly where its last checkpoint left it
       python train_net.py configs/CenterNet2_R50_1x.yaml --resume
   change settings: any number of KEY VALUE pairs, last
@@ -67,6 +70,27 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="IDS",
         help="GPUs to use, such as 0,2 (sets CUDA_VISIBLE_DEVICES)",
     )
+    add(
+        "--data",
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="your own data instead of DATASETS: COCO JSON files, COCO, Pascal VOC or YOLO folders, or a .txt that "
+        "lists them; sets the classes and DATASETS, writes OUTPUT_DIR/data",
+    )
+    add(
+        "--val-fraction",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="part of the images of --data to hold out if it has no validation part (default 0.1)",
+    )
+    add(
+        "--bad-data",
+        choices=BAD_DATA,
+        default="refuse",
+        help="broken images or boxes in --data: refuse the data (default), or leave these out and list them",
+    )
     add("opts", nargs="*", metavar="KEY VALUE", help="config settings that replace those of the file")
     return parser
 
@@ -78,23 +102,44 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     words = [f" {word}" if re.fullmatch(r"-[\d.].*", word) else word for word in words]
     args = argument_parser().parse_intermixed_args(words)
     args.opts = [word.strip() for word in args.opts]
+    _split_settings_from_data(args)
     if not args.config_file and args.opts and args.opts[0].endswith((".yaml", ".yml")):
         args.config_file = args.opts.pop(0)
     return args
 
 
+def _split_settings_from_data(args: argparse.Namespace) -> None:
+    """``--data a b SEED 1``: argparse takes all four words for data; settings begin at the first config key."""
+    words = [word.strip() for word in args.data or ()]
+    keys = (k for k, word in enumerate(words) if k and re.fullmatch(r"[A-Z][A-Z0-9_.]*", word))
+    first = next((k for k in keys if not os.path.exists(words[k])), len(words))
+    args.data, args.opts = words[:first], args.opts + words[first:]
+
+
 def setup(args: argparse.Namespace) -> CfgNode:
     """The frozen config of ``args.config_file`` and ``args.opts``, with output folder and device settled.
 
-    Writes nothing.
+    Writes nothing, except, with ``args.data``, the data in COCO format to OUTPUT_DIR/data.
     """
     cfg = load_config(args.config_file, args.opts or ())
     resolve_output_dir(cfg, args.config_file)
     if getattr(args, "num_gpus", None) == 0:
         cfg.MODEL.DEVICE = "cpu"
     resolve_device(cfg)
+    if getattr(args, "data", None):
+        _use_data(cfg, args)
     cfg.freeze()
     return cfg
+
+
+def _use_data(cfg: CfgNode, args: argparse.Namespace) -> None:
+    for key in (args.opts or ())[::2]:
+        if key in ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.CENTERNET.NUM_CLASSES"):
+            raise UserError(f"--data sets {key}: give either --data or {key}, not both")
+    data = use_own_data(
+        cfg, args.data, val_fraction=args.val_fraction, bad_data=args.bad_data, resume=args.resume
+    )
+    print("\n".join(data.summary))
 
 
 @command_line

@@ -18,6 +18,7 @@ from .loader import (
     get_detection_dataset_dicts_with_source,
 )
 from .mapper import build_test_mapper, build_train_mapper
+from .own_data import OwnData, prepare_own_data, use_own_data
 from .samplers import ClassAwareSampler, MultiDatasetSampler, ResumableBatchSampler, ResumableSampler
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "EfficientDetResizeCropTransform",
     "Loader",
     "MultiDatasetSampler",
+    "OwnData",
     "ResumableBatchSampler",
     "ResumableSampler",
     "build_custom_augmentation",
@@ -40,5 +42,7 @@ __all__ = [
     "check_input",
     "ensure_registered",
     "get_detection_dataset_dicts_with_source",
+    "prepare_own_data",
     "register_coco_json",
+    "use_own_data",
 ]
