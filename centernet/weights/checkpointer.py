@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import UserError
 from .architecture import check_architecture
-from .layouts import Match, is_constant, match_names, starts_from_zero
+from .layouts import Match, is_constant, match_names, may_lack
 from .reader import UNREADABLE, fetch, read_weights
 
 __all__ = ["Fit", "SafeCheckpointer", "listed"]
@@ -34,6 +34,7 @@ class Fit(NamedTuple):
     unexpected: list[str]  # entries of the file that are not in the model
     layout: str = "a whole detector"  # see :mod:`.layouts`
     body: str = ""  # the prefix of the body that the file is for; '' if it is for the whole model
+    body_absent: tuple[str, ...] = ()  # entries of the body that the file lacks and should have
 
     @property
     def loaded(self) -> int:
@@ -56,10 +57,8 @@ class Fit(NamedTuple):
         return "; ".join(f"{kind}: {listed(names)}" for kind, names in kinds if names)
 
     def of_body(self) -> "Fit":
-        """The same for the body alone; offsets, which files for classification do not have, do not count."""
-        return self._replace(
-            absent=[name for name in self.absent if name.startswith(self.body) and not starts_from_zero(name)]
-        )
+        """The same for the body alone; what files for classification need not have does not count."""
+        return self._replace(absent=list(self.body_absent))
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -108,11 +107,13 @@ def _fit(model: nn.Module, match: Match, incorrect_shapes: Sequence[tuple[str, A
     given = {id(tensor) for name, tensor in state.items() if name not in missing}
     needed = {name for name in state if not is_constant(name)}
     misshapen = [(name, tuple(a), tuple(b)) for name, a, b in incorrect_shapes if name in needed]
+    absent = sorted(name for name in needed & missing if id(state[name]) not in given)
     return Fit(
         total=len(needed),
-        absent=sorted(name for name in needed & missing if id(state[name]) not in given),
+        absent=absent,
         misshapen=misshapen,
         unexpected=sorted(name for name in match.tensors if name not in state and not is_constant(name)),
         layout=match.layout,
         body=match.prefix,
+        body_absent=tuple(name for name in absent if name.startswith(match.prefix) and not may_lack(name, state)),
     )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import timm_names
 
-__all__ = ["Match", "is_caffe2", "is_constant", "match_names"]
+__all__ = ["Match", "is_caffe2", "is_constant", "match_names", "may_lack"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,10 @@ def is_constant(name: str) -> bool:
     return name.rpartition(".")[2] in _CONSTANTS or bool(_CONSTANT_PARTS.search(name))
 
 
-def starts_from_zero(name: str) -> bool:
-    """Whether a body's entry is not in files for classification and starts from zero: offsets."""
-    return bool(_ZERO_AT_START.search(name))
+def may_lack(name: str, model: Collection[str]) -> bool:
+    """Whether a body does not need an entry from a file for classification: offsets, and DLA's unused projections."""
+    tree, found, _ = name.rpartition(".project.")  # unused where the tree's first child is a tree: timm leaves it out
+    return bool(_ZERO_AT_START.search(name)) or bool(found and f"{tree}.tree1.root.conv.weight" in model)
 
 
 def is_caffe2(names: Iterable[str]) -> bool:
@@ -73,10 +74,10 @@ def match_names(model: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> M
         tensors: those of a file, by the names of the file.
 
     Returns:
-        ``layout`` is "unknown" and the names are unchanged if less than half of them has a place in the model.
+        ``layout`` is "unknown" and the names are unchanged if few of them have a place in the model.
     """
     own = {name.partition(".")[0] for name in model}
-    if any(name in model or name.partition(".")[0] in own for name in tensors):
+    if sum(name.partition(".")[0] in own for name in tensors) >= len(tensors) / 2:
         return Match("a whole detector", dict(tensors), "", [])
     best: Match | None = None
     most = 0
@@ -96,7 +97,7 @@ def match_names(model: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> M
 def _enough(count: int, match: Match, model: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
     """A few equal names, such as conv1.weight, are no match; a body that stops early uses few of a file's."""
     body = [name for name in model if name.startswith(match.prefix)]
-    return count >= len(tensors) / 2 or count >= 0.8 * len(body)
+    return count >= 0.3 * len(tensors) or count >= 0.8 * len(body)
 
 
 # --------------------------------------------------------------------------------------------------- variants

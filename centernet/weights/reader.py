@@ -9,6 +9,7 @@ import os
 import pickle
 import struct
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ UNREADABLE = (
     TypeError,
 )
 
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of torch.save before 1.6
+_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # in the first pickle of torch.save before 1.6
 _MODEL_KEYS = ("model", "state_dict", "model_state", "model_state_dict")
 
 
@@ -128,7 +129,7 @@ def _kind(local: str, path: str | Path) -> str:
         last = file.read(1)
     if head.startswith(b"PK\x03\x04"):
         return "pytorch"
-    if head.startswith(_LEGACY_MAGIC):
+    if head.startswith(b"\x80") and _LEGACY_MAGIC in head[:32]:
         return "pytorch-legacy"
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 100_000_000:
         return "safetensors"
@@ -168,12 +169,14 @@ def _read_torch(local: str) -> Any:
             raise ValueError("it is a TorchScript program, not weights")
         if "data.pkl" not in names:
             raise ValueError("it is a zip archive, but not one of PyTorch's")
-    try:
-        return torch.load(local, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        # numbers of numpy beside the weights, a newer pickle protocol, or something to refuse by its name
-        content = torch.load(local, map_location="cpu", weights_only=False, pickle_module=unpickler)
-        return unpickler.without_stand_ins(content)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        try:
+            return torch.load(local, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            # numbers of numpy beside the weights, a newer pickle protocol, or something to refuse by its name
+            content = torch.load(local, map_location="cpu", weights_only=False, pickle_module=unpickler)
+    return unpickler.without_stand_ins(content)
 
 
 def _read_safetensors(local: str) -> WeightsFile:

@@ -179,8 +179,9 @@ def _storage_of_bytes(data: bytes) -> Any:
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> torch.Tensor:
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError("the pickle holds a tensor without values")
+    length = storage._untyped_storage.nbytes() // storage.dtype.itemsize
     reach = 1 + offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride)) < 0 or (0 not in size and reach > len(storage)):
+    if min((offset, *size, *stride)) < 0 or (0 not in size and reach > length):
         raise pickle.UnpicklingError("the pickle holds a tensor that is larger than its values")
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
@@ -197,6 +198,7 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Mapping,
     ("collections", "Counter"): _Mapping,
     ("builtins", "bytes"): _Function(lambda: b""),
+    ("__builtin__", "bytes"): _Function(lambda: b""),
     ("_codecs", "encode"): _Function(_encode),
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
