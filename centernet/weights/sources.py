@@ -137,7 +137,7 @@ def _from_hub(path: str, source: _Source, force: bool) -> str:
         except EntryNotFoundError:
             continue
         except (OSError, ValueError) as error:  # refused, no such repository, disk full
-            reason = str(error).strip().splitlines()[0][:200]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise UserError(
                 f"{path}: {file} of the hub's repository {source.repository} cannot be fetched ({reason}); fetch it "
                 "by other means and give its path"

@@ -117,9 +117,10 @@ class TimmBody(Backbone):
         try:
             found = {key: tuple(x.shape[1:]) for key, x in self(image).items()}
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"MODEL.TIMM.NAME: {name} cannot take images of any size ({str(error).splitlines()[0]}), which a "
-                "detector needs; name another model of timm"
+                f"MODEL.TIMM.NAME: {name} cannot take images of any size ({reason}), which a detector needs; name "
+                "another model of timm"
             ) from error
         finally:
             self.train()
