@@ -34,7 +34,7 @@ __all__ = ["DownloadError", "cache_folder", "download", "fetch"]
 logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
-_CHUNK = 1 << 18  # bytes a read
+_CHUNK = 1 << 18  # bytes a read, at most
 _LOCK_SECONDS = 6 * 3600  # the longest that a process waits for another one's download
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
@@ -94,7 +94,7 @@ def _fetch_first(links: Sequence[str], path: Path, how: dict[str, Any]) -> None:
             download(link, path, **how)
             return
         except DownloadError as error:
-            logger.info("%s", error)
+            logger.debug("%s", error)
             reasons.append(str(error))
     raise DownloadError("; ".join(reasons) or f"there is no link for {path.name}")
 
@@ -288,7 +288,7 @@ def _write(response: Any, part: _Part, have: int, total: int | None) -> None:
 
 def _read(response: Any) -> bytes:
     try:
-        return response.read(_CHUNK)
+        return response.read1(_CHUNK)  # what is there already: a connection lost later costs none of it
     except http.client.IncompleteRead as error:
         return error.partial
     except (OSError, http.client.HTTPException) as error:
@@ -346,10 +346,15 @@ def _lock(path: Path) -> Iterator[None]:
 
     lock = portalocker.Lock(str(path) + ".lock", timeout=_LOCK_SECONDS)
     try:
-        lock.acquire(fail_when_locked=True)
-    except portalocker.AlreadyLocked:
-        logger.info("Another process is fetching %s: waiting for it", path.name)
-        lock.acquire(fail_when_locked=False, check_interval=0.2)
+        try:
+            lock.acquire(fail_when_locked=True)
+        except portalocker.AlreadyLocked:
+            logger.info("Another process is fetching %s: waiting for it", path.name)
+            lock.acquire(fail_when_locked=False, check_interval=0.2)
+    except portalocker.LockException as error:
+        raise UserError(
+            f"{path}.lock cannot be locked ({error}): set CENTERNET_CACHE to a folder on a disk of this machine"
+        ) from error
     try:
         yield
     finally:

@@ -69,11 +69,15 @@ class Handler(BaseHTTPRequestHandler):
         stop = min(server.drops.pop(0) if server.drops else len(content), len(content))
         self.wfile.write(content[start:stop])
         server.sent.append((start, max(start, stop)))
+        if server.stalls:
+            server.resume.wait(server.stalls.pop(0))
         return None
 
 
 class FileServer(ThreadingHTTPServer):
-    """``files`` by name; ``drops``: at which byte of the file each next answer ends; ``failures``: their states."""
+    """``files`` by name; of the next answers, one each: ``drops``, the byte of the file where it ends, ``failures``,
+    its HTTP state, ``stalls``, how long it hangs at its end (or until ``resume`` is set).
+    """
 
     daemon_threads = True
 
@@ -81,6 +85,7 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.requests, self.sent, self.drops, self.failures = {}, [], [], [], []
         self.ranges, self.etag, self.delay = True, '"one"', 0.0
+        self.stalls, self.resume = [], threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *args):

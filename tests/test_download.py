@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,7 +83,7 @@ def test_a_file_that_changed_meanwhile_is_not_patched_together(server, tmp_path,
     server.etag, server.drops = etag, [100_000]
     with pytest.raises(DownloadError):
         download(f"{server.url}/a.pth", tmp_path / "a.pth", **quick, retries=-1)
-    server.files["a.pth"] = other = os.urandom(200_000)
+    server.files["a.pth"] = other = os.urandom(300_000 if etag else 200_000)
     server.etag = etag and '"two"'
     download(f"{server.url}/a.pth", tmp_path / "a.pth", **quick)
     assert (tmp_path / "a.pth").read_bytes() == other
@@ -136,6 +138,29 @@ def test_a_server_that_falls_silent(server, tmp_path):
     with pytest.raises(DownloadError, match="timed out"):
         download(f"{server.url}/a.pth", tmp_path / "a.pth", timeout=0.1, retries=1, backoff=0.01)
     assert len(server.requests) == 2
+
+
+def test_a_connection_that_hangs_midway_costs_nothing(server, tmp_path):
+    server.drops, server.stalls = [100_000], [30.0]
+    download(f"{server.url}/a.pth", tmp_path / "a.pth", timeout=0.3, backoff=0.01)
+    server.resume.set()
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT
+    assert server.sent == [(0, 100_000), (100_000, 300_000)]
+
+
+def test_a_killed_download_goes_on_in_another_process(server, tmp_path, quick):
+    server.drops, server.stalls = [100_000], [60.0]
+    with start_fetch(server, tmp_path) as process:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        part, deadline = tmp_path / "a.pth.part", time.monotonic() + 30
+        while not (part.exists() and part.stat().st_size == 100_000):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    server.resume.set()
+    assert fetch([f"{server.url}/a.pth"], tmp_path / "a.pth", **quick).read_bytes() == CONTENT
+    assert [asked for _, asked in server.requests] == [None, "bytes=100000-"]
 
 
 def test_the_large_file_page_of_google_drive_is_answered(server, tmp_path, quick):
@@ -222,12 +247,26 @@ print(len(fetch([sys.argv[1]], Path(sys.argv[2])).read_bytes()))
 """
 
 
+def start_fetch(server, folder):
+    """A process that fetches a.pth when a line is written to it."""
+    command = [sys.executable, "-c", FETCH, f"{server.url}/a.pth", str(folder / "a.pth")]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_two_threads_download_once(server, tmp_path, quick):
+    server.delay = 0.3
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(fetch, [f"{server.url}/a.pth"], tmp_path / "a.pth", **quick) for _ in range(2)]
+    assert [job.result().read_bytes() == CONTENT for job in jobs] == [True, True]
+    assert len(server.requests) == 1
+
+
 def test_two_processes_download_once(server, tmp_path):
     server.delay = 1.0
-    command = [sys.executable, "-c", FETCH, f"{server.url}/a.pth", str(tmp_path / "a.pth")]
-    pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
-    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    processes = [start_fetch(server, tmp_path) for _ in range(2)]
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
