@@ -1,7 +1,8 @@
 """What the original package lets others import (specification, section 8), and a program that imports it.
 
-``python published_surface.py '[[parent, ...], [folder, ...]]'`` puts the folders on ``sys.path``, imports everything
-below every parent, and prints what went wrong as a JSON list.
+``python published_surface.py '[[parent, ...], [folder, ...], config]'`` puts the folders on ``sys.path``, imports
+everything below every parent, detects with heads of the first and the last copy, and prints a JSON list of what went
+wrong.
 """
 
 import importlib
@@ -95,15 +96,40 @@ def strangers(package: str) -> list[str]:
     return sorted(homes)
 
 
-def main(parents: list[str], folders: list[str]) -> list[str]:
+def scores(package: str, config: str) -> list[float]:
+    """Of a detector with the config and heads of ``package``, whichever copy its registered parts are from."""
+    import torch
+    from detectron2.config import get_cfg
+    from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
+
+    heads = importlib.import_module(f"{package}.modeling.roi_heads.custom_roi_heads").CustomCascadeROIHeads
+    name = package.replace(".", "_")
+    ROI_HEADS_REGISTRY._do_register(name, heads)
+    cfg = get_cfg()
+    importlib.import_module(f"{package}.config").add_centernet_config(cfg)
+    cfg.merge_from_file(config)
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = name, "cpu", ""
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.NORM = 18, 64, "BN"
+    cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.ROI_BOX_HEAD.FC_DIM, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 64, 64, 0.0
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    with torch.no_grad():
+        picture = torch.randint(0, 256, (3, 64, 96), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+        return model([{"image": picture}])[0]["instances"].scores.tolist()
+
+
+def main(parents: list[str], folders: list[str], config: str) -> list[str]:
     sys.path[:0] = folders
+    packages = [f"{parent}.centernet" if parent else "centernet" for parent in parents]
     problems = []
-    for parent in parents:
-        package = f"{parent}.centernet" if parent else "centernet"
+    for package in packages:
         problems += missing(package) + unregistered() + strangers(package)
         location = importlib.import_module(package).__file__
         if not any(location.startswith(folder) for folder in folders):
             problems.append(f"{package} came from {location}")
+    found = [scores(package, config) for package in dict.fromkeys((packages[0], packages[-1]))]
+    if not found[0] or any(abs(a - b) > 1e-6 for a, b in zip(found[0], found[-1], strict=True)):
+        problems.append(f"{packages[0]} and {packages[-1]} detect different things")
     return problems
 
 

@@ -18,6 +18,7 @@ from centernet.compat import PUBLISHED, offer_published_names
 from centernet.config import add_centernet_config
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "CenterNet2_R50_1x.yaml"
 PROGRAM = Path(__file__).with_name("published_surface.py")
 OLD_LAYOUT = "third_party/CenterNet2/projects/CenterNet2"
 # where the original's folder lies in its clients, what they put on sys.path, and the parent they import it by
@@ -55,11 +56,11 @@ def run(root, *arguments):
 
 
 def import_all(root, parents, folders):
-    return run(root, PROGRAM, json.dumps([parents, [str(root / folder) for folder in folders]]))
+    return run(root, PROGRAM, json.dumps([parents, [str(root / folder) for folder in folders], str(CONFIG)]))
 
 
 def test_all_parents_in_one_process(tmp_path):
-    """Six copies under six names: every path and name below each, registered once, none mixed with another's."""
+    """Six copies: every path and name below each, none mixed with another's, though one registers for all."""
     variants = {name: variant for name, variant in VARIANTS.items() if name != "on the path"}
     for number, (folder, _, _) in enumerate(variants.values()):
         place(tmp_path, folder, ("copy", "link")[number % 2])
@@ -88,8 +89,7 @@ print(json.dumps([cfg.is_frozen(), cfg.OUTPUT_DIR, cfg.MODEL.CENTERNET.ONLY_PROP
 def test_setup_of_the_training_script(tmp_path):
     """From the folder above, without the package on the path."""
     place(tmp_path, "CenterNet2", "copy")
-    config = ROOT / "configs" / "CenterNet2_R50_1x.yaml"
-    program = CALLS_OF_SETUP.replace("CONFIG", repr(str(config)))
+    program = CALLS_OF_SETUP.replace("CONFIG", repr(str(CONFIG)))
     assert run(tmp_path, "-c", program) == [True, "here/CenterNet2_R50_1x", True]
     assert sorted(os.listdir(tmp_path)) == ["CenterNet2"]
 

@@ -11,12 +11,14 @@ from detectron2.structures import Instances
 from tiny import image
 from torch import nn
 
+from centernet.modeling.backbone.bifpn import BiFPN
 from centernet.modeling.backbone.fpn_p5 import LastLevelP6P7_P5
 from centernet.modeling.roi_heads.custom_roi_heads import CustomROIHeads
 
 
 def add_project_config(cfg):
     cfg.MODEL.CAPTION_FLOOR = 0.99
+    cfg.MODEL.BIFPN.OUT_CHANNELS, cfg.MODEL.BIFPN.NUM_BIFPN = 64, 2  # as such projects do: keys of ours
 
 
 class PatchTransformer(Backbone):
@@ -52,6 +54,21 @@ def build_patch_fpn_backbone(cfg, input_shape):
     return FPN(body, list(body.shapes), out, top_block=LastLevelP6P7_P5(out, out))
 
 
+@BACKBONE_REGISTRY.register()
+def build_patch_bifpn_backbone(cfg, input_shape):
+    body, node = PatchTransformer(), cfg.MODEL.BIFPN
+    return BiFPN(
+        cfg=cfg,
+        bottom_up=body,
+        in_features=list(body.shapes),
+        out_channels=node.OUT_CHANNELS,
+        norm=node.NORM,
+        num_levels=node.NUM_LEVELS,
+        num_bifpn=node.NUM_BIFPN,
+        separable_conv=node.SEPARABLE_CONV,
+    )
+
+
 @ROI_HEADS_REGISTRY.register()
 class CaptionROIHeads(CustomROIHeads):
     """Raises its first proposal, so that every image has something to describe."""
@@ -64,23 +81,28 @@ class CaptionROIHeads(CustomROIHeads):
         return super().forward(images, features, proposals, targets)
 
 
-@pytest.fixture
-def model():
-    names = "MODEL.ROI_HEADS.NAME", "CaptionROIHeads", "MODEL.BACKBONE.NAME", "build_patch_fpn_backbone"
-    cfg = small_cfg(add_project_config, *names, base="CenterNet2-F_R50_1x")
-    return built(cfg)
+def captioner(backbone):
+    names = "MODEL.ROI_HEADS.NAME", "CaptionROIHeads", "MODEL.BACKBONE.NAME", backbone
+    return built(small_cfg(add_project_config, *names, base="CenterNet2-F_R50_1x"))
 
 
-def test_a_step(model):
+@pytest.mark.parametrize(
+    "backbone, top",
+    [("build_patch_fpn_backbone", "top_block.p6"), ("build_patch_bifpn_backbone", "cell.1")],
+)
+def test_a_step(backbone, top):
+    model = captioner(backbone)
     model.roi_heads.floor = 0.99
     losses, moved = train_a_step(model, batch(4, 2))
     assert {"loss_cls", "loss_box_reg", "loss_centernet_loc"} <= set(losses)
-    assert {"backbone.bottom_up.patches.weight", "backbone.top_block.p6.weight"} <= moved
+    assert "backbone.bottom_up.patches.weight" in moved
+    assert any(name.startswith(f"backbone.{top}") for name in moved)
     assert len(detect(model, batch(1, 1))) == 2
 
 
-def test_what_is_written_into_a_proposal_counts(model):
+def test_what_is_written_into_a_proposal_counts():
     """Detections are those of a list of proposals with the new value, and not those without it."""
+    model = captioner("build_patch_fpn_backbone")
     inputs = [image(seed=5), image(seed=6)]
     plain = detect(model, inputs)
     model.roi_heads.floor = 0.99
