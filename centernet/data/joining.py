@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import UserError
 from .readers import Problems, Record, Source
 
-__all__ = ["Joined", "join_sources", "validation_names"]
+__all__ = ["Joined", "hold_out", "join_sources", "validation_names"]
 
 
 @dataclass
@@ -48,26 +48,11 @@ def validation_names(names: Iterable[str], fraction: float, seed: int) -> set[st
     return set(sorted(unique, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())[:count])
 
 
-def join_sources(
-    sources: list[Source],
-    problems: Problems,
-    *,
-    val_fraction: float = 0.1,
-    seed: int = 0,
-    earlier: Collection[str] | None = None,
-) -> Joined:
+def join_sources(sources: list[Source], problems: Problems) -> Joined:
     """Join sources; what is wrong between them goes to ``problems``.
 
-    A validation part of any source is used as it is. If there is none, one is drawn from the images. Test parts are
-    left alone. Classes are those of the first source, in its order, then those that later ones add.
-
-    Args:
-        val_fraction: part of the images to draw, in [0, 1).
-        seed: of the draw.
-        earlier: what an earlier run drew, to be used again; images that are not in it are trained on.
-
-    Raises:
-        UserError: no image, or no box to learn from.
+    Validation parts stay what they are (see :func:`hold_out` for data without), test parts are left alone. Classes are
+    those of the first source, in its order, then those that later ones add.
     """
     classes = _join_classes(sources, problems)
     parts: dict[str, list[Record]] = {"train": [], "val": [], "test": [], "all": []}
@@ -78,21 +63,37 @@ def join_sources(
                 for entry in record["annotations"]:
                     entry["category_id"] = index[entry["category_id"]]
             parts[part] += records
-            if part == "test":
-                problems.add("part-unused", f"{source.path}: {len(records)} images")
-    train, val = parts["train"] + parts["all"], parts["val"]
-    if not train:  # a validation file on its own is just a data set
-        train, val = val, []
+    train, val, test = parts["train"] + parts["all"], parts["val"], parts["test"]
+    if not train:  # a validation or a test file on its own is just a data set
+        train, val, test = (val, [], test) if val else (test, [], [])
+    if test:
+        problems.add("part-unused", f"{len(test)} images in all")
     train, val = _without_repeats(train, val, problems)
-    drawn = None
-    if not val:
-        names = [record["name"] for record in train]
-        chosen = set(earlier) if earlier is not None else validation_names(names, val_fraction, seed)
-        val = [record for record in train if record["name"] in chosen]
-        train = [record for record in train if record["name"] not in chosen]
-        drawn = sorted(chosen)
-    _check_classes_used(classes, train, val, problems)
-    return Joined(classes, train, val, drawn)
+    return Joined(classes, train, val, None)
+
+
+def hold_out(
+    joined: Joined, problems: Problems, *, fraction: float, seed: int, earlier: Collection[str] | None = None
+) -> None:
+    """Move a part of the training images to validation, in place, if there are no validation images.
+
+    Then the classes that one of the parts lacks are noted in ``problems``.
+
+    Args:
+        fraction: part of the images, in [0, 1).
+        seed: of the draw, see :func:`validation_names`.
+        earlier: what an earlier run drew, to be used again; images that are not in it are trained on.
+
+    Raises:
+        UserError: there is one image only.
+    """
+    if not joined.val:
+        names = [record["name"] for record in joined.train]
+        chosen = set(earlier) if earlier is not None else validation_names(names, fraction, seed)
+        joined.val = [record for record in joined.train if record["name"] in chosen]
+        joined.train = [record for record in joined.train if record["name"] not in chosen]
+        joined.drawn = sorted(chosen)
+    _check_classes_used(joined.classes, joined.train, joined.val, problems)
 
 
 def _join_classes(sources: list[Source], problems: Problems) -> list[str]:
@@ -121,9 +122,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _without_repeats(
-    train: list[Record], val: list[Record], problems: Problems
-) -> tuple[list[Record], list[Record]]:
+def _without_repeats(train: list[Record], val: list[Record], problems: Problems) -> tuple[list[Record], list[Record]]:
     """An image file counts once; one in both parts is for validation."""
     files: dict[Path, Any] = {}
     kept: dict[str, list[Record]] = {"val": [], "train": []}

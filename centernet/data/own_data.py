@@ -21,7 +21,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..errors import UserError
-from .joining import Joined, join_sources
+from .joining import Joined, hold_out, join_sources
 from .readers import Problems, Record, Source, expand_lists, read_sources
 
 __all__ = ["BAD_DATA", "OwnData", "prepare_own_data", "use_own_data"]
@@ -118,12 +118,12 @@ def _read_and_write(paths: list[str], folder: Path, request: dict[str, Any], *, 
     files = set().union(*(source.files for source in sources))
     stamps = _stamps(files, sources)  # before anything else is done, so that a later change is seen
     earlier = _earlier_split(folder) if resume else None
-    joined = join_sources(
-        sources, problems, val_fraction=request["val_fraction"], seed=request["seed"], earlier=earlier
-    )
+    joined = join_sources(sources, problems)
     if request["bad_data"] == "refuse":
         problems.refuse(f"the data in {', '.join(paths)}")
     _check_enough(joined, paths)
+    hold_out(joined, problems, fraction=request["val_fraction"], seed=request["seed"], earlier=earlier)
+    _check_boxes(joined, paths)
     if resume:
         _check_same_classes(folder, joined.classes)
     problems.log()
@@ -147,9 +147,14 @@ def _name(folder: Path, part: str) -> str:
 
 
 def _check_enough(joined: Joined, paths: list[str]) -> None:
-    where = ", ".join(paths)
     if not joined.train and not joined.val:
-        raise UserError(f"no image of {where} can be used: see what was left out with tools/check_dataset.py --data")
+        raise UserError(
+            f"no image of {', '.join(paths)} can be used: see what was left out with tools/check_dataset.py --data"
+        )
+
+
+def _check_boxes(joined: Joined, paths: list[str]) -> None:
+    where = ", ".join(paths)
     if not any(not entry["iscrowd"] for record in joined.train for entry in record["annotations"]):
         count = len(joined.train)
         raise UserError(f"{where} has no box to learn from in {count} training images: annotate some objects")

@@ -14,7 +14,7 @@ from ...errors import UserError
 from .boxes import annotation, as_numbers, checked_box
 from .images import Size, inspect_images, size_agrees
 from .problems import Problems
-from .source import Record, Source, check_class_names, part_of, read_text, relative_name
+from .source import Record, Source, check_class_names, part_of, part_of_folder, read_text, relative_name
 
 __all__ = ["coco_files", "read_coco", "read_coco_json"]
 
@@ -30,7 +30,7 @@ def coco_files(folder: Path) -> dict[Path, str]:
     """
     roboflow = sorted([*folder.glob("_annotations.coco.json"), *folder.glob("*/_annotations.coco.json")])
     if roboflow:
-        return {file: part_of(file.parent.name) or "all" for file in roboflow}
+        return {file: part_of_folder(file.parent.name) or "all" for file in roboflow}
     for place in (folder / "annotations", folder / "Annotations", folder):
         files = [file for file in sorted(place.glob("*.json")) if _may_be_coco(file)]
         instances = [file for file in files if file.name.startswith("instances_")]
@@ -105,7 +105,7 @@ def read_coco_json(
             records[key] = {"file_name": str(files[key]), "name": name, "height": size.height, "width": size.width}
             records[key]["annotations"] = []
     _add_annotations(path, content["annotations"], index_of, entries, records, problems)
-    part = part or part_of(path.stem) or part_of(path.parent.name) or "all"
+    part = part or part_of(path.stem) or part_of_folder(path.parent.name) or "all"
     source = Source(path, "COCO", classes, declared=True, parts={part: list(records.values())})
     source.files = {path, *files.values()}
     return source

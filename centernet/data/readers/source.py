@@ -8,7 +8,16 @@ from typing import Any
 
 from ...errors import UserError
 
-__all__ = ["IMAGE_SUFFIXES", "Record", "Source", "part_of", "read_text", "relative_name"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Record",
+    "Source",
+    "check_class_names",
+    "part_of",
+    "part_of_folder",
+    "read_text",
+    "relative_name",
+]
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -46,10 +55,18 @@ class Source:
 
 
 def part_of(name: str) -> str | None:
-    """'train', 'val' or 'test' if a file or folder name says so (``instances_val2017``, ``valid``), else None."""
+    """'train', 'val' or 'test' if a file name says so (``instances_val2017``), else None."""
     words = re.split(r"[^a-z]+", name.lower())
     found = {part for part, synonyms in _PARTS.items() if any(word in synonyms for word in words)}
     return found.pop() if len(found) == 1 else None
+
+
+def part_of_folder(name: str) -> str | None:
+    """'train', 'val' or 'test' if a folder is called so (``valid``, ``val2017``), else None.
+
+    More than :func:`part_of` it asks for: a folder ``my_test_3`` is just a folder.
+    """
+    return part_of(name) if re.fullmatch(r"[a-z]+(20\d\d)?", name.lower()) else None
 
 
 def relative_name(file: Path, root: Path) -> str:

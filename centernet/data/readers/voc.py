@@ -15,7 +15,7 @@ from ...errors import UserError
 from .boxes import annotation, as_numbers, checked_box
 from .images import Size, inspect_images, size_agrees
 from .problems import Problems
-from .source import Record, Source, check_class_names, part_of, read_text, relative_name
+from .source import Record, Source, check_class_names, part_of_folder, read_text, relative_name
 
 __all__ = ["read_voc", "voc_parts"]
 
@@ -43,9 +43,10 @@ def voc_parts(folder: Path) -> dict[str, list[Path]]:
             return listed or {"all": files}
     parts: dict[str, list[Path]] = {}
     for child in sorted(folder.iterdir()):
-        files = (_xml_files(child) or _xml_files(child / "Annotations")) if child.is_dir() else []
-        if files:
-            parts.setdefault(part_of(child.name) or "all", []).extend(files)
+        part = part_of_folder(child.name) if child.is_dir() else None
+        files = (_xml_files(child) or _xml_files(child / "Annotations")) if part else []
+        if part and files:
+            parts.setdefault(part, []).extend(files)
     own = _xml_files(folder)
     return parts or ({"all": own} if own else {})
 

@@ -16,7 +16,7 @@ from ...errors import UserError
 from .boxes import annotation, checked_box
 from .images import Size, image_files, inspect_images
 from .problems import Problems
-from .source import IMAGE_SUFFIXES, Record, Source, check_class_names, part_of, read_text, relative_name
+from .source import IMAGE_SUFFIXES, Record, Source, check_class_names, part_of_folder, read_text, relative_name
 
 __all__ = ["find_yaml", "read_yolo", "yolo_parts"]
 
@@ -51,18 +51,18 @@ def yolo_parts(folder: Path) -> dict[str, list[Path]]:
     """
     children = [child for child in sorted(folder.iterdir()) if child.is_dir()]
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
-        inner = [child for child in sorted((folder / "images").iterdir()) if child.is_dir() and part_of(child.name)]
-        places = inner or [folder / "images"]
+        inner = [child for child in sorted((folder / "images").iterdir()) if child.is_dir()]
+        places = [child for child in inner if part_of_folder(child.name)] or [folder / "images"]
     elif any((child / "images").is_dir() and (child / "labels").is_dir() for child in children):
-        places = [child / "images" for child in children if (child / "images").is_dir() and part_of(child.name)]
+        places = [child / "images" for child in children if (child / "images").is_dir() and part_of_folder(child.name)]
     elif _has_labels_beside(folder):
         places = [folder]
     else:
-        places = [child for child in children if part_of(child.name) and _has_labels_beside(child)]
+        places = [child for child in children if part_of_folder(child.name) and _has_labels_beside(child)]
     parts: dict[str, list[Path]] = {}
     for place in places:
         name = place.parent.name if place.name == "images" and place.parent != folder else place.name
-        part = "all" if place in (folder, folder / "images") else part_of(name) or "all"
+        part = "all" if place in (folder, folder / "images") else part_of_folder(name) or "all"
         parts.setdefault(part, []).extend(image_files(place, IMAGE_SUFFIXES))
     return parts
 
