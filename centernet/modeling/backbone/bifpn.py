@@ -16,7 +16,7 @@ from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
 
 from ...registration import register_once
-from .bifpn_fusion import FUSION_NODES, BiFPNNeck, FusionNode, fuse, node_levels, norm_layer, upsample
+from .bifpn_fusion import FUSION_NODES, BiFPNNeck, FusionNode, fuse, node_levels, norm_layer, swish, upsample
 from .dla import build_dla_body
 
 
@@ -72,7 +72,13 @@ class _Combine(nn.Module):
         self.edge_weights = nn.Parameter(torch.ones(len(node.inputs)))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        return fuse([resample(features[int(i)]) for i, resample in self.resample.items()], self.edge_weights)
+        inputs = [resample(features[int(i)]) for i, resample in self.resample.items()]
+        return fuse(inputs, self.edge_weights, divide_weights=False)
+
+
+class _Swish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return swish(x)
 
 
 class _Cell(nn.Module):
@@ -90,8 +96,7 @@ class _Cell(nn.Module):
             else:
                 conv = _ConvNorm(out_channels, out_channels, 3, norm, bias=norm == "")
             combine = _Combine(node, levels, widths, out_channels, norm)
-            # the activation is not in place: what it overwrites would be needed by whoever keeps the fused map
-            after_combine = nn.Sequential(OrderedDict(act=nn.SiLU(), conv=conv))
+            after_combine = nn.Sequential(OrderedDict(act=_Swish(), conv=conv))
             self.fnode.append(nn.Sequential(OrderedDict(combine=combine, after_combine=after_combine)))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...registration import register_once
-from .bifpn_fusion import FUSION_NODES, BiFPNNeck, FusionNode, fuse, node_levels, norm_layer, upsample
+from .bifpn_fusion import FUSION_NODES, BiFPNNeck, FusionNode, fuse, node_levels, norm_layer, swish, upsample
 from .dla import build_dla_body
 
 
@@ -113,8 +113,8 @@ class _Repeat(nn.Module):
                 if self.projected[i] and key not in projections:
                     projections[key] = getattr(self, f"lateral_{i}_f{node.level}")(maps[i])
                 inputs.append(self._to_level(projections.get(key, maps[i]), self.levels[i], node.level))
-            fused = fuse(inputs, getattr(self, f"weights_{_name(node)}"))
-            outputs[node.level] = getattr(self, f"outputs_{_name(node)}")(F.silu(fused))
+            fused = fuse(inputs, getattr(self, f"weights_{_name(node)}"), divide_weights=True)
+            outputs[node.level] = getattr(self, f"outputs_{_name(node)}")(swish(fused))
             maps.append(outputs[node.level])
         return outputs
 

@@ -52,19 +52,33 @@ def node_levels(num_levels: int) -> list[int]:
     return [*range(num_levels), *(node.level for node in FUSION_NODES[num_levels])]
 
 
-def fuse(features: Sequence[Tensor], edge_weights: Tensor) -> Tensor:
+def fuse(features: Sequence[Tensor], edge_weights: Tensor, divide_weights: bool) -> Tensor:
     """Fast normalised fusion: ``sum_i relu(w_i) x_i / (sum_j relu(w_j) + 1e-4)``.
+
+    The two published necks round differently, and where a uniform background gives equal scores, the last bit decides
+    which boxes come first.
 
     Args:
         features: tensors of one shape.
         edge_weights: ``[len(features)]``, learnable.
+        divide_weights: divide the weights by their sum, not the weighted features (cheaper; else the same).
     """
     weights = F.relu(edge_weights)
-    weights = weights / (weights.sum() + _EPSILON)
-    fused = features[0] * weights[0]
-    for i in range(1, len(features)):
-        fused = fused + features[i] * weights[i]
+    total = weights.sum() + _EPSILON
+    if divide_weights:
+        weights = weights / total
+    fused: Tensor | None = None
+    for i, feature in enumerate(features):
+        term = feature * weights[i]
+        term = term if divide_weights else term / total
+        fused = term if fused is None else fused + term
+    assert fused is not None
     return fused
+
+
+def swish(x: Tensor) -> Tensor:
+    """``x * sigmoid(x)``, with the published rounding (``F.silu`` differs in the last bit)."""
+    return x * x.sigmoid()
 
 
 def upsample(x: Tensor) -> Tensor:
