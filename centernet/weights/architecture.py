@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class _Neck(NamedTuple):
     name: str
     prefix: str  # of its entries
-    builder: str  # with DLA-34, levels p3 to p7
+    builders: tuple[str, str]  # levels p3 to p7 on DLA-34 and on a ResNet
     config: str
 
 
@@ -29,13 +29,13 @@ _NECKS = (
     _Neck(
         "FCOS-style BiFPN",
         "backbone.repeated_bifpn.",
-        "build_p37_fcos_dla_bifpn_backbone",
+        ("build_p37_fcos_dla_bifpn_backbone", "build_fcos_resnet_bifpn_backbone"),
         "configs/CenterNet2_DLA-fcosBiFPN-P5_640_16x_ST.yaml",
     ),
     _Neck(
         "BiFPN",
         "backbone.cell.",
-        "build_p37_dla_bifpn_backbone",
+        ("build_p37_dla_bifpn_backbone", "build_resnet_bifpn_backbone"),
         "configs/CenterNet2_DLA-BiFPN-P5_640_16x_ST.yaml",
     ),
 )
@@ -61,22 +61,26 @@ def follow_weights(cfg: CfgNode, weights: str) -> CfgNode:
     """
     if not cfg.MODEL.BIFPN.FROM_WEIGHTS or not weights:
         return cfg
+    name = cfg.MODEL.BACKBONE.NAME
     neck = _neck(read_weights(weights).tensors)
-    if neck is None:
-        logger.info("MODEL.BIFPN.FROM_WEIGHTS: %s holds no BiFPN, so %s stays", weights, cfg.MODEL.BACKBONE.NAME)
+    body = next((k for known in _NECKS for k, builder in enumerate(known.builders) if builder == name), None)
+    if neck is None or body is None:
+        what = "holds no BiFPN" if neck is None else "holds a BiFPN, and the config names another kind of backbone"
+        logger.info("MODEL.BIFPN.FROM_WEIGHTS: %s %s, so %s stays", weights, what, name)
         return cfg
+    builder = neck.builders[body]
     logger.info(
         "MODEL.BIFPN.FROM_WEIGHTS: %s holds %s*, which is the %s: MODEL.BACKBONE.NAME is %s",
         weights,
         neck.prefix,
         neck.name,
-        neck.builder,
+        builder,
     )
-    if neck.builder == cfg.MODEL.BACKBONE.NAME:
+    if builder == name:
         return cfg
     followed = cfg.clone()
     followed.defrost()
-    followed.MODEL.BACKBONE.NAME = neck.builder
+    followed.MODEL.BACKBONE.NAME = builder
     if cfg.is_frozen():
         followed.freeze()
     return followed

@@ -74,7 +74,7 @@ def read_weights(path: str | Path) -> WeightsFile:
             with open(local, "rb") as file:
                 content = unpickler.load_plain(file)
         else:
-            content = _read_torch(local)
+            content = _read_torch(local, kind, path)
         return _sort_content(content, kind, path)
 
 
@@ -161,14 +161,9 @@ def _what_else(head: bytes, size: int) -> str:
     return f"it is no kind of weights file that is known here (.pth, .pkl or .safetensors; {size} bytes)"
 
 
-def _read_torch(local: str) -> Any:
-    if zipfile.is_zipfile(local):
-        with zipfile.ZipFile(local) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()}
-        if "constants.pkl" in names:
-            raise ValueError("it is a TorchScript program, not weights")
-        if "data.pkl" not in names:
-            raise ValueError("it is a zip archive, but not one of PyTorch's")
+def _read_torch(local: str, kind: str, path: str | Path) -> Any:
+    if kind == "pytorch":
+        _check_archive(local, path)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
         try:
@@ -177,6 +172,21 @@ def _read_torch(local: str) -> Any:
             # numbers of numpy beside the weights, a newer pickle protocol, or something to refuse by its name
             content = torch.load(local, map_location="cpu", weights_only=False, pickle_module=unpickler)
     return unpickler.without_stand_ins(content)
+
+
+def _check_archive(local: str, path: str | Path) -> None:
+    """Refuse archives that hold no tensors, and programs, which ``torch.load`` may run."""
+    try:
+        # PyTorch's own reader, so that what is checked here is what torch.load sees
+        records = torch._C.PyTorchFileReader(local).get_all_records()
+    except RuntimeError:
+        if not zipfile.is_zipfile(local):
+            raise
+        records = []
+    if "constants.pkl" in records:
+        raise UserError(f"the weights file {path} cannot be read: it is a TorchScript program; save its state_dict")
+    if "data.pkl" not in records:
+        raise UserError(f"the weights file {path} cannot be read: it is a zip archive, but not one of PyTorch's")
 
 
 def _read_safetensors(local: str) -> WeightsFile:

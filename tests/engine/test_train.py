@@ -147,6 +147,26 @@ def test_eval_only_refuses_weights_that_leave_a_part_random(trained, small):
         assert "\n" not in str(error.value)
 
 
+def test_eval_only_refuses_weights_of_a_larger_model(trained, small):
+    state = torch.load(output_of(trained) / "model_final.pth")["model"]
+    file = small.parent / "more.pth"
+    torch.save({"model": {**state, "roi_heads.mask_head.deconv.weight": torch.zeros(1)}}, file)
+    with pytest.raises(UserError, match=r"of a larger model \(not in the model: roi_heads.mask_head.deconv.weight\)"):
+        evaluate(read(small, "MODEL.WEIGHTS", file))
+    evaluate(read(small, "MODEL.WEIGHTS", file, "MODEL.WEIGHTS_STRICT", False))
+
+
+def test_training_refuses_imagenet_weights_of_another_body(small):
+    import torchvision
+
+    file = small.parent / "r34.pth"
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), file)
+    words = ("MODEL.WEIGHTS", file, "SOLVER.TRAIN_ITER", 0, "DATASETS.TEST", "()")
+    with pytest.raises(UserError, match=r"another body than this model's backbone.bottom_up.\* \(not in the model: "):
+        train(read(small, *words))
+    train(read(small, *words, "MODEL.WEIGHTS_STRICT", False))
+
+
 def test_resume_does_not_need_the_weights_that_it_does_not_read(trained, small):
     cfg = read(trained, "MODEL.WEIGHTS", "gone.pth")
     check_run(cfg, resume=True)

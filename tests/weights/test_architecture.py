@@ -11,9 +11,11 @@ from published_files import Detector, write_safetensors, write_torch
 
 import centernet  # noqa: F401  registers the backbones
 from centernet.config_file import load_config
-from centernet.engine import TrainingCheckpointer
+from centernet.engine import TrainingCheckpointer, evaluate, train
 from centernet.errors import UserError
+from centernet.inference import Predictor
 from centernet.inference.weights import load_weights
+from centernet.modeling.build import build_detector
 from centernet.weights import follow_weights
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "CenterNet2_DLA-BiFPN-P5_640_24x_ST.yaml"
@@ -56,8 +58,64 @@ def test_without_the_switch_the_other_one_is_said(tmp_path: Path, of_file: str, 
     model = Detector(build_backbone(cfg))
     name = {FCOS: "FCOS-style BiFPN", PLAIN: "BiFPN"}[of_file]
     for load in (lambda: load_weights(model, file, strict=False), lambda: TrainingCheckpointer(model).load(file)):
-        with pytest.raises(UserError, match=rf"these weights are of the {name} \({KEYS[of_file]}\*\).*configs/\S+ST\.y"):
+        with pytest.raises(UserError, match=rf"these weights are of the {name} \({KEYS[of_file]}\*\).*configs/\S+ST"):
             load()
+
+
+@pytest.fixture(scope="module")
+def detector_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A whole checkpoint of a small FCOS-style BiFPN model, of iteration 41."""
+    model = build_detector(small(FCOS, follow=False))
+    content = {"model": model.state_dict(), "iteration": 41}
+    return str(write_torch(tmp_path_factory.mktemp("detector") / "a.pth", content))
+
+
+def small(builder: str, *, follow: bool, weights: str = "") -> CfgNode:
+    cfg = config(builder, follow=follow)
+    cfg.MODEL.WEIGHTS, cfg.MODEL.ROI_BOX_HEAD.FC_DIM, cfg.SOLVER.MAX_ITER = weights, 8, 42
+    return cfg
+
+
+def test_predictor_and_demo(detector_file: str) -> None:
+    predictor = Predictor(small(PLAIN, follow=True, weights=detector_file))
+    assert predictor.cfg.MODEL.BACKBONE.NAME == FCOS
+    with pytest.raises(UserError, match="these weights are of the FCOS-style BiFPN"):
+        Predictor(small(PLAIN, follow=False, weights=detector_file))
+
+
+def test_training(detector_file: str, tmp_path: Path) -> None:
+    """The weights fit, so that what is refused is their iteration."""
+    cfg = small(PLAIN, follow=True, weights=detector_file)
+    cfg.OUTPUT_DIR = str(tmp_path)
+    with pytest.raises(UserError, match="MODEL.WEIGHTS is of iteration 41 and training ends at 42"):
+        train(cfg)
+    cfg.MODEL.BIFPN.FROM_WEIGHTS = False
+    with pytest.raises(UserError, match="these weights are of the FCOS-style BiFPN"):
+        train(cfg)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_evaluation(detector_file: str, tmp_path: Path, resume: bool) -> None:
+    """Of MODEL.WEIGHTS or of the run's last checkpoint: one entry is taken out, so that this is what is refused."""
+    content = torch.load(detector_file)
+    del content["model"]["roi_heads.box_head.0.fc1.weight"]
+    file = write_torch(tmp_path / "b.pth", content)
+    cfg = small(PLAIN, follow=True, weights="" if resume else str(file))
+    cfg.OUTPUT_DIR = str(tmp_path)
+    if resume:
+        (tmp_path / "last_checkpoint").write_text("b.pth")
+    with pytest.raises(UserError, match=r"1 of the model's \d+ entries missing \(such as \S+\.0\.fc1\.weight"):
+        evaluate(cfg, resume=resume)
+
+
+def test_resnets_have_both_necks_too(tmp_path: Path) -> None:
+    file = str(write_safetensors(tmp_path / "a.safetensors", {"backbone.cell.0.x": torch.zeros(1)}))
+    for name, expected in (
+        ("build_fcos_resnet_bifpn_backbone", "build_resnet_bifpn_backbone"),
+        ("build_resnet_bifpn_backbone", "build_resnet_bifpn_backbone"),
+        ("build_p67_resnet_fpn_backbone", "build_p67_resnet_fpn_backbone"),
+    ):
+        assert expected == follow_weights(config(name, follow=True), file).MODEL.BACKBONE.NAME
 
 
 def test_weights_that_do_not_tell(tmp_path: Path) -> None:
@@ -72,6 +130,6 @@ def test_the_configs_that_are_named_exist() -> None:
 
     for neck in _NECKS:
         cfg = load_config(CONFIG.parents[1] / neck.config)
-        assert neck.builder == cfg.MODEL.BACKBONE.NAME
+        assert neck.builders[0] == cfg.MODEL.BACKBONE.NAME
         assert not cfg.MODEL.BIFPN.FROM_WEIGHTS
     assert load_config(CONFIG).MODEL.BIFPN.FROM_WEIGHTS

