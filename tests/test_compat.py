@@ -245,7 +245,7 @@ def test_asking_twice_and_in_vain():
     offer_published_names("centernet")
     assert {name: module for name, module in sys.modules.items() if name.startswith("centernet.")} == before
     for path in PUBLISHED:
-        module = sys.modules[f"centernet.{path}" if path else "centernet"]
+        module = sys.modules[f"centernet.{path}"]
         assert set(PUBLISHED[path]) <= set(dir(module))
         assert not hasattr(module, "never_published")
 

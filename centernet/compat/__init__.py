@@ -24,12 +24,8 @@ _ROI_HEADS = {
 _AUGMENTATION = ".data.augmentation"
 _ADAPTERS = ".compat.adapters"
 
-# module path -> name -> "module:name" of ours; a leading dot is this package, and "" is the package itself
+# module path -> name -> "module:name" of ours; a leading dot is this package
 PUBLISHED: dict[str, dict[str, str]] = {
-    "": {  # and what __init__ imports
-        "build_dla_backbone": ".modeling.backbone.dla:build_dla_backbone",
-        "build_dla_fpn3_backbone": ".modeling.backbone.dlafpn:build_dla_fpn3_backbone",
-    },
     "modeling.backbone.dlafpn": {"dla34": f"{_ADAPTERS}:dla34"},
     "modeling.dense_heads.utils": {
         "reduce_sum": f"{_ADAPTERS}:reduce_sum",
@@ -76,7 +72,7 @@ def offer_published_names(package: str) -> None:
         package: the name that this package was imported by.
     """
     for path, names in PUBLISHED.items():
-        name = f"{package}.{path}" if path else package
+        name = f"{package}.{path}"
         module = _existing(name) or _make(name, is_package=any(other.startswith(f"{path}.") for other in PUBLISHED))
         _offer(module, package, names)
 
