@@ -1,4 +1,6 @@
-"""Objects365 (https://www.objects365.org), version 1: 365 classes, ids 1 to 365 in the order below."""
+"""Objects365 (https://www.objects365.org), version 1: 365 classes, ids 1 to 365 in the order below.
+
+Version 2 orders its classes in another way; its names are read from its JSON files."""
 
 import os
 
@@ -68,6 +70,11 @@ def _register() -> None:
                     number: number - 1 for number in range(1, len(_NAMES) + 1)
                 },
             },
+        )
+        register_coco_json(
+            f"objects365_v2_{split}",
+            os.path.join(data_root(), f"objects365_v2/annotations/zhiyuan_objv2_{split}.json"),
+            os.path.join(data_root(), f"objects365_v2/{split}"),
         )
 
 
