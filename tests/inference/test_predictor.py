@@ -113,7 +113,7 @@ class TestWeights:
 
     def test_another_class_count_is_said(self, trained: Path) -> None:
         words = ("MODEL.WEIGHTS", trained, "MODEL.ROI_HEADS.NUM_CLASSES", 7)
-        with pytest.raises(UserError, match=r"do not fit this config \(of another shape: roi_heads\S+ \(\(5,.* there, \(8,.* here\)"):
+        with pytest.raises(UserError, match=r"of another shape: roi_heads\S+ \(\(5,.* there, \(8,"):
             Predictor(small_cfg("CenterNet2_R50_1x", *EAGER, *words))
 
     @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken zip"])

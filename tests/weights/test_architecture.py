@@ -30,9 +30,7 @@ def config(builder: str, *, follow: bool) -> CfgNode:
 
 @pytest.mark.parametrize("of_file", [FCOS, PLAIN])
 @pytest.mark.parametrize("of_config", [FCOS, PLAIN])
-def test_the_keys_decide(
-    tmp_path: Path, of_file: str, of_config: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_keys_decide(tmp_path: Path, of_file: str, of_config: str, caplog: pytest.LogCaptureFixture) -> None:
     there = Detector(build_backbone(config(of_file, follow=False)))
     assert any(name.startswith(KEYS[of_file]) for name in there.state_dict())
     file = str(write_torch(tmp_path / "a.pth", {"model": there.state_dict()}))

