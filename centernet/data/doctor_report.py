@@ -41,8 +41,8 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     records = report.parts["train"] + report.parts["val"]
     contact_sheet(records, report.classes).save(pictures, "JPEG", quality=88)
     contents = {
-        "report.json": json.dumps(report_content(report), indent=1, ensure_ascii=False).encode(),
-        "report.html": report_html(report, pictures.getvalue()).encode(),
+        "report.json": json.dumps(report_content(report), indent=1).encode(),
+        "report.html": report_html(report, pictures.getvalue()).encode(errors="backslashreplace"),
         "pictures.jpg": pictures.getvalue(),
     }
     try:

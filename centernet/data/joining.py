@@ -45,7 +45,11 @@ def validation_names(names: Iterable[str], fraction: float, seed: int) -> set[st
     if len(unique) < 2:
         raise UserError("there is one image only, so none can be held out: give a second one, or --val-fraction 0")
     count = min(max(1, round(len(unique) * fraction)), len(unique) - 1)
-    return set(sorted(unique, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())[:count])
+    return set(sorted(unique, key=lambda name: hashlib.sha256(_bytes(f"{seed}\0{name}")).digest())[:count])
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")  # file names need not be UTF-8
 
 
 def join_sources(sources: list[Source], problems: Problems) -> Joined:

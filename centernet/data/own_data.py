@@ -293,9 +293,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, content: Any) -> None:
     """A JSON value or a text, there all at once; several processes may write the same file."""
-    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, allow_nan=False)
+    text = content if isinstance(content, str) else json.dumps(content, allow_nan=False)
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="backslashreplace", dir=path.parent, delete=False
+        ) as file:
             file.write(text)
         os.chmod(file.name, 0o644)  # it is made private
         os.replace(file.name, path)

@@ -47,7 +47,10 @@ def read_sources(path: str, problems: Problems) -> list[Source]:
         return [read_coco_json(_existing(json_file), problems, image_root=_existing(image_root))]
     found = _existing(path)
     if found.is_dir():
-        return _read_folder(found, problems)
+        try:
+            return _read_folder(found, problems)
+        except OSError as error:
+            raise UserError(f"{error.filename or found} cannot be read: {error.strerror or error}") from None
     suffix = found.suffix.lower()
     if suffix == ".json":
         return [read_coco_json(found, problems)]

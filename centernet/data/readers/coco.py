@@ -119,8 +119,8 @@ def _load(path: Path) -> dict[str, Any]:
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
             raise UserError(f"{path} ends in the middle (line {error.lineno}): the JSON file is cut off") from None
         raise UserError(f"{path}, line {error.lineno}: this is not JSON: {error.msg}") from None
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply for a COCO annotation file") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
+        raise UserError(f"{path} is no COCO annotation file: {error}") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{path} has no list '{key}': COCO files have images, annotations, categories")
@@ -131,7 +131,7 @@ def _classes(path: Path, content: dict[str, Any], problems: Problems) -> tuple[l
     """Names in the order of the ids, and id -> index."""
     names: dict[Any, str] = {}
     for category in content["categories"]:
-        if not isinstance(category, dict) or not isinstance(category.get("name"), str) or not _hashable(category, "id"):
+        if not isinstance(category, dict) or not isinstance(category.get("name"), str) or not _is_id(category, "id"):
             raise UserError(f"{path} has a category without id or name: give every category both")
         if category["id"] in names:
             raise UserError(f"{path} has two categories with the id {category['id']}: ids must differ")
@@ -155,8 +155,10 @@ def _parents(content: dict[str, Any]) -> list[Any]:
     return [0] if all_children and not used else []
 
 
-def _hashable(entry: dict[str, Any], key: str) -> bool:
-    return isinstance(entry.get(key), (int, str)) and not isinstance(entry.get(key), bool)
+def _is_id(entry: dict[str, Any], key: str) -> bool:
+    """Whether an id is a number or a text; some tools write 3.0 for 3, which is the same key."""
+    value = entry.get(key)
+    return (isinstance(value, (int, str)) and not isinstance(value, bool)) or (isinstance(value, float) and value == value)
 
 
 def _image_entries(path: Path, images: list[Any], problems: Problems) -> dict[Any, dict[str, Any]]:
@@ -164,7 +166,7 @@ def _image_entries(path: Path, images: list[Any], problems: Problems) -> dict[An
     entries: dict[Any, dict[str, Any]] = {}
     names: set[str] = set()
     for number, entry in enumerate(images):
-        if not isinstance(entry, dict) or not _hashable(entry, "id") or not _image_name(entry):
+        if not isinstance(entry, dict) or not _is_id(entry, "id") or not _image_name(entry):
             problems.add("image-entry-broken", f"{path}, entry {number} of images")
         elif entry["id"] in entries:
             problems.add("image-id-twice", f"{path}, image id {entry['id']}")
@@ -225,11 +227,11 @@ def _add_annotations(
     """Put each annotation into the record of its image. Those of an image that is left out go with it."""
     ids: set[Any] = set()
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not all(_hashable(entry, key) for key in ("image_id", "category_id")):
+        if not isinstance(entry, dict) or not all(_is_id(entry, key) for key in ("image_id", "category_id")):
             problems.add("annotation-broken", f"{path}, entry {number} of annotations")
             continue
         where = f"{path}, annotation {entry.get('id', f'number {number}')}"
-        if _hashable(entry, "id"):
+        if _is_id(entry, "id"):
             if entry["id"] in ids:
                 problems.add("annotation-id-twice", where)
             ids.add(entry["id"])

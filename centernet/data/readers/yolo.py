@@ -6,6 +6,7 @@ The image is taken as it is shown, with its EXIF orientation applied. A box beco
 around them.
 """
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,18 @@ def find_yaml(folder: Path) -> Path | None:
     for name in ("data.yaml", "data.yml", "dataset.yaml"):
         if (folder / name).is_file():
             return folder / name
-    files = [file for pattern in ("*.yaml", "*.yml") for file in folder.glob(pattern)]
-    named = [file for file in files if "names" in _read_yaml(file)]
+    files = [file for pattern in ("*.yaml", "*.yml") for file in sorted(folder.glob(pattern))]
+    named = []
+    for file in files:
+        with contextlib.suppress(UserError):  # a file of something else
+            named += [file] if "names" in _read_yaml(file) else []
     return named[0] if len(named) == 1 else None
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: odd dates, deep nesting
         raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     return content if isinstance(content, dict) else {}
 
@@ -111,7 +115,7 @@ def read_yolo(path: Path, problems: Problems) -> list[Source]:
 def _yaml_names(file: Path, content: dict[str, Any]) -> list[str]:
     names = content.get("names") or []
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise UserError(f"{file}: the numbers of 'names' are not 0 to {len(names) - 1}: count from 0")
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or any(isinstance(name, (dict, list)) or name is None for name in names):
