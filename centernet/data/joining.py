@@ -16,6 +16,9 @@ from .readers import Problems, Record, Source
 __all__ = ["Joined", "hold_out", "join_sources", "validation_names"]
 
 
+_FORMAT_FOLDERS = {"images", "jpegimages", "train"}
+
+
 @dataclass
 class Joined:
     """Training and validation part of a user's data.
@@ -46,6 +49,12 @@ def validation_names(names: Iterable[str], fraction: float, seed: int) -> set[st
         raise UserError("there is one image only, so none can be held out: give a second one, or --val-fraction 0")
     count = min(max(1, round(len(unique) * fraction)), len(unique) - 1)
     return set(sorted(unique, key=lambda name: hashlib.sha256(_bytes(f"{seed}\0{name}")).digest())[:count])
+
+
+def _name_to_draw(record: Record) -> str:
+    """The name without the folders that belong to a format, so that a data set is split the same way in each."""
+    *folders, file = record["name"].split("/")
+    return "/".join([*(folder for folder in folders if folder.lower() not in _FORMAT_FOLDERS), file])
 
 
 def _bytes(text: str) -> bytes:
@@ -92,10 +101,11 @@ def hold_out(
         UserError: there is one image only.
     """
     if not joined.val:
-        names = [record["name"] for record in joined.train]
+        names = [_name_to_draw(record) for record in joined.train]
         chosen = set(earlier) if earlier is not None else validation_names(names, fraction, seed)
-        joined.val = [record for record in joined.train if record["name"] in chosen]
-        joined.train = [record for record in joined.train if record["name"] not in chosen]
+        records = list(zip(names, joined.train, strict=True))
+        joined.val = [record for name, record in records if name in chosen]
+        joined.train = [record for name, record in records if name not in chosen]
         joined.drawn = sorted(chosen)
     _check_classes_used(joined.classes, joined.train, joined.val, problems)
 

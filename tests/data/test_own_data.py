@@ -78,6 +78,13 @@ def test_split_does_not_depend_on_the_place(tmp_path):
     assert (tmp_path / "a/out/split.json").read_text() != splits[0]
 
 
+def test_split_does_not_depend_on_the_format(tmp_path):
+    for kind, write in WRITERS.items():
+        prepare_own_data([str(write(tmp_path / kind, pictures(9)))], tmp_path / kind / "out", val_fraction=0.3)
+    splits = {json.dumps(json.loads((tmp_path / kind / "out/split.json").read_text())) for kind in WRITERS}
+    assert len(splits) == 1
+
+
 def test_nothing_is_read_twice(tmp_path, reads):
     folder, out = write_voc(tmp_path / "set", pictures(4)), tmp_path / "out"
     first = prepare_own_data([str(folder)], out)

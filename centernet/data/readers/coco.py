@@ -158,7 +158,7 @@ def _parents(content: dict[str, Any]) -> list[Any]:
 def _is_id(entry: dict[str, Any], key: str) -> bool:
     """Whether an id is a number or a text; some tools write 3.0 for 3, which is the same key."""
     value = entry.get(key)
-    return (isinstance(value, (int, str)) and not isinstance(value, bool)) or (isinstance(value, float) and value == value)
+    return isinstance(value, (int, str, float)) and not isinstance(value, bool) and value == value
 
 
 def _image_entries(path: Path, images: list[Any], problems: Problems) -> dict[Any, dict[str, Any]]:
