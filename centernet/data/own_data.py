@@ -126,8 +126,9 @@ def _read_and_write(paths: list[str], folder: Path, request: dict[str, Any], *, 
     _check_boxes(joined, paths)
     if resume:
         _check_same_classes(folder, joined.classes)
-    problems.log()
-    data = _own_data(folder, joined, _summary(sources, joined, request, folder, resumed=earlier is not None))
+    summary = _summary(sources, joined, request, resumed=earlier is not None) + problems.lines()
+    summary.append(f"Written to {folder}: train.json, val.json" + (", problems.txt" if problems.found else ""))
+    data = _own_data(folder, joined, summary)
     _write_all(folder, joined, problems, request)
     state = {"request": request, "stamps": stamps, "val": bool(joined.val), "summary": data.summary}
     _write(folder / "state.json", {**state, "classes": joined.classes, "resumed": earlier is not None})
@@ -183,9 +184,7 @@ def _earlier_split(folder: Path) -> list[str] | None:
 # ------------------------------------------------------------------------------------------------- what is told
 
 
-def _summary(
-    sources: list[Source], joined: Joined, request: dict[str, Any], folder: Path, *, resumed: bool
-) -> list[str]:
+def _summary(sources: list[Source], joined: Joined, request: dict[str, Any], *, resumed: bool) -> list[str]:
     lines = []
     for source in sources:
         records = [record for part in source.parts.values() for record in part]
@@ -198,7 +197,6 @@ def _summary(
         how = "drawn by the run that is resumed" if resumed else how
     lines.append(f"Training: {_counts(joined.train)}")
     lines.append(f"Validation: {_counts(joined.val)} ({how})")
-    lines.append(f"Written to {folder}: train.json, val.json")
     return lines
 
 

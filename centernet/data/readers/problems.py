@@ -4,7 +4,6 @@ Readers add what they find to a :class:`Problems` and go on; the caller then ref
 the broken parts. Nothing is left out without being counted and named.
 """
 
-import logging
 from typing import NamedTuple
 
 from ...errors import UserError
@@ -12,7 +11,6 @@ from ...errors import UserError
 __all__ = ["KINDS", "Kind", "Problems"]
 
 _NAMED = 3  # examples in a sentence
-_logger = logging.getLogger(__name__)
 
 
 class Kind(NamedTuple):
@@ -119,17 +117,17 @@ class Problems:
         errors = self.errors()
         if errors:
             raise UserError(
-                f"{what} cannot be used as it is - {', and '.join(self.sentence(kind) for kind in errors)} - mend "
+                f"{what} cannot be used as it is - {', '.join(self.sentence(kind) for kind in errors)} - mend "
                 "this (tools/check_dataset.py --data lists everything) or leave the broken parts out with "
                 "--bad-data skip"
             )
 
-    def log(self) -> None:
-        """One line for each kind: a warning for what is left out, information for the rest."""
-        for kind in self.errors():
-            _logger.warning("%s; %s", self.sentence(kind), KINDS[kind].remedy)
-        for kind in self.notes():
-            _logger.info("%s; %s", self.sentence(kind), KINDS[kind].remedy)
+    def lines(self) -> list[str]:
+        """A line for each kind: what is wrong, how often, the first names, what is done about it."""
+        return [
+            *(f"Left out: {self.sentence(kind)}; {KINDS[kind].remedy}" for kind in self.errors()),
+            *(f"Note: {self.sentence(kind)}; {KINDS[kind].remedy}" for kind in self.notes()),
+        ]
 
     def listing(self) -> str:
         """Everything, one name a line, for a file; '' if there is nothing."""

@@ -299,7 +299,9 @@ def test_refused_or_left_out(tmp_path, case):
     assert where in sentence
     assert "--bad-data skip" in sentence
     assert not out.exists()
-    prepare_own_data([str(path)], out, bad_data="skip")
+    data = prepare_own_data([str(path)], out, bad_data="skip")
+    (line,) = (line for line in data.summary if line.startswith(f"Left out: {KINDS[kind].what}: "))
+    assert where in line
     extra = case == "image in both parts"  # it is there twice before, and once after
     assert totals(out) == (6 + extra - images, 12 + 2 * extra - boxes)
     listing = (out / "problems.txt").read_text()
@@ -346,8 +348,9 @@ NOTED = {
 @pytest.mark.parametrize("case", NOTED)
 def test_told_and_used(tmp_path, case):
     write, kind, boxes = NOTED[case]
-    prepare_own_data([str(write(tmp_path / "set"))], tmp_path / "out")
+    data = prepare_own_data([str(write(tmp_path / "set"))], tmp_path / "out")
     assert totals(tmp_path / "out") == (6, boxes)
+    assert any(line.startswith(f"Note: {KINDS[kind].what}: ") for line in data.summary)
     assert KINDS[kind].what in (tmp_path / "out/problems.txt").read_text()
 
 
