@@ -200,9 +200,13 @@ def _size_chart(report: Report) -> str:
     return f'<svg width="800" height="{top + 184}">{bands}{bars}{ticks}</svg>'
 
 
+def _limit(value: float) -> str:
+    return f"{value:g}" if value < 1e5 else "any"
+
+
 def _level_table(report: Report) -> str:
     rows = "".join(
-        f"<tr><td>{level}</td><td class=n>{low:g}</td><td class=n>{high:g}</td><td class=n>{share:.1%}</td></tr>"
+        f"<tr><td>{level}</td><td class=n>{low:g}</td><td class=n>{_limit(high)}</td><td class=n>{share:.1%}</td></tr>"
         for level, ((low, high), share) in enumerate(zip(report.sizes.ranges, report.sizes.shares, strict=True), 1)
     )
     head = "<tr><th>level</th><th>from</th><th>to</th><th>share of the objects</th></tr>"

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from centernet.data.datasets import class_names
+
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
@@ -77,6 +79,18 @@ def test_every_known_set_is_registered(tool):
     for name, known in tool.KNOWN.items():
         root = Path(MetadataCatalog.get(name).image_root)
         assert all(root.name in (Path(folder).name, Path(folder).parent.name) for folder in known.folders)
+
+
+def test_objects365_v2_takes_its_classes_from_its_file(tmp_path, monkeypatch):
+    content = {"categories": [{"id": 2, "name": "Sneakers"}, {"id": 1, "name": "Person"}], "images": []}
+    (tmp_path / "v2.json").write_text(json.dumps(content))
+    metadata = vars(MetadataCatalog.get("objects365_v2_val"))
+    monkeypatch.setitem(metadata, "json_file", str(tmp_path / "v2.json"))
+    monkeypatch.setitem(metadata, "image_root", str(tmp_path))
+    try:
+        assert class_names("objects365_v2_val") == ["Person", "Sneakers"]
+    finally:
+        metadata.pop("thing_classes", None)
 
 
 def test_unknown_names(tool, capsys):
