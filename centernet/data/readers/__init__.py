@@ -68,7 +68,9 @@ def _read_folder(folder: Path, problems: Problems, *, may_descend: bool = True) 
         return read_voc(folder, problems)
     if find_yaml(folder):
         return read_yolo(folder, problems)
-    if coco_files(folder):
+    annotations = coco_files(folder)
+    loose = all(file.parent == folder for file in annotations)  # such as the notes.json beside YOLO's folders
+    if annotations and not (loose and (folder / "labels").is_dir()):
         return read_coco(folder, problems)
     if yolo_parts(folder):
         return read_yolo(folder, problems)

@@ -67,7 +67,8 @@ def yolo_parts(folder: Path) -> dict[str, list[Path]]:
     for place in places:
         name = place.parent.name if place.name == "images" and place.parent != folder else place.name
         part = "all" if place in (folder, folder / "images") else part_of_folder(name) or "all"
-        parts.setdefault(part, []).extend(image_files(place, IMAGE_SUFFIXES))
+        inside_images = "images" in (place.name, place.parent.name)  # else results of a run may lie further down
+        parts.setdefault(part, []).extend(image_files(place, IMAGE_SUFFIXES, recursive=inside_images))
     return parts
 
 

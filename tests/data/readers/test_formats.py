@@ -150,6 +150,17 @@ def _images_and_labels(root):
     (root / "labels" / "classes.txt").write_text("\n".join(CLASSES))
 
 
+def _label_studio(root):
+    _images_and_labels(root)
+    (root / "labels/classes.txt").rename(root / "classes.txt")
+    write_json(root / "notes.json", {"categories": [{"id": 0, "name": "ant"}], "info": {}})
+
+
+def _flat_yolo_with_results_of_a_run(root):
+    _flat_yolo(root)
+    write_images(root / "output" / "pictures", pictures(9))
+
+
 def _flat_voc(root):
     made = pictures(4)
     write_images(root, made)
@@ -175,6 +186,8 @@ def _one_folder_down(root):
         (_roboflow_yolo, {"train": 3, "val": 1}),
         (_flat_yolo, {"all": 4}),
         (_images_and_labels, {"all": 4}),
+        (_label_studio, {"all": 4}),
+        (_flat_yolo_with_results_of_a_run, {"all": 4}),
         (_flat_voc, {"all": 4}),
         (_voc_in_parts, {"train": 3, "val": 1}),
         (_one_folder_down, {"all": 4}),
