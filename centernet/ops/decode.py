@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .detections import PaddedDetections, clip_boxes, take_best
+from .detections import PaddedDetections, best_first, clip_boxes, take
 from .grid import cell_centers
-from .nms import nms_mask
+from .nms import nms_best
 
 _MIN_SIDE = 0.01  # pixels; keeps every box non-empty
 
@@ -72,10 +72,11 @@ def decode(
     if rules.clip:
         assert image_sizes is not None
         candidates = candidates._replace(boxes=clip_boxes(candidates.boxes, image_sizes))
-    keep = candidates.valid
     if not (rules.center_nms or rules.not_nms) and rules.nms_th > 0:
-        keep = nms_mask(*candidates[:3], keep, rules.nms_th, rules.post_nms_topk)
-    return take_best(candidates, keep, rules.post_nms_topk)
+        best = nms_best(*candidates, rules.nms_th, rules.post_nms_topk)
+    else:
+        best = best_first(candidates.scores, candidates.valid, rules.post_nms_topk)
+    return take(candidates, best)
 
 
 def _level_candidates(
@@ -90,7 +91,7 @@ def _level_candidates(
     value = probability if agnostic is None else probability * agnostic.float().sigmoid()
     # padding slots rank below every candidate and are recognised by their sign
     value = torch.where(probability > rules.inference_th, value, torch.full_like(value, -1.0)).flatten(1)
-    value, index = value.topk(min(rules.pre_nms_topk, value.shape[1]), dim=1)
+    value, index = _top(value, rules.pre_nms_topk)
     cell = index % (height * width)
     valid = value >= 0
     value = torch.where(valid, value, torch.zeros_like(value))
@@ -104,3 +105,15 @@ def _level_candidates(
         classes=index // (height * width),
         valid=valid,
     )
+
+
+def _top(value: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` largest of each row and their indices, in no order; a row of no more than ``k`` as it stands.
+
+    Later stages keep the order of equal scores (also of those that only the root made equal), so it decides between
+    boxes of the same score. This is the published order, hence not sorted.
+    """
+    if value.shape[1] > k:
+        value, index = value.topk(k, dim=1, sorted=False)
+        return value, index
+    return value, torch.arange(value.shape[1], device=value.device).expand_as(value)

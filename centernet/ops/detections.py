@@ -22,17 +22,22 @@ class PaddedDetections(NamedTuple):
     valid: Tensor
 
 
-def take_best(detections: PaddedDetections, keep: Tensor, k: int) -> PaddedDetections:
-    """The ``k`` best-scored detections among those of the mask ``keep`` (bool ``[B, N]``), padded to ``min(k, N)``
-    slots."""
-    ranked = torch.where(keep, detections.scores, torch.full_like(detections.scores, -1.0))
-    scores, index = ranked.topk(min(k, ranked.shape[1]), dim=1)
-    valid = scores >= 0
-    boxes = detections.boxes.gather(1, index[..., None].expand(-1, -1, 4))
+def best_first(scores: Tensor, keep: Tensor, k: int) -> Tensor:
+    """Indices of the ``k`` best scores ``[B, N]`` among those of the mask ``keep`` ``[B, N]``, best first (the first
+    one of equal scores), -1 in padding: int64 ``[B, min(k, N)]``."""
+    ranked, index = torch.where(keep, scores, torch.full_like(scores, -1.0)).sort(dim=1, descending=True, stable=True)
+    return torch.where(ranked >= 0, index, torch.full_like(index, -1))[:, :k]
+
+
+def take(detections: PaddedDetections, index: Tensor) -> PaddedDetections:
+    """The detections at ``index`` (int64 ``[B, K]``, -1 in padding)."""
+    valid = index >= 0
+    slot = index.clamp(min=0)
+    boxes = detections.boxes.gather(1, slot[..., None].expand(-1, -1, 4))
     return PaddedDetections(
         boxes=torch.where(valid[..., None], boxes, torch.zeros_like(boxes)),
-        scores=torch.where(valid, scores, torch.zeros_like(scores)),
-        classes=torch.where(valid, detections.classes.gather(1, index), torch.zeros_like(index)),
+        scores=torch.where(valid, detections.scores.gather(1, slot), torch.zeros_like(slot, dtype=torch.float32)),
+        classes=torch.where(valid, detections.classes.gather(1, slot), torch.zeros_like(slot)),
         valid=valid,
     )
 

@@ -1,4 +1,4 @@
-"""Non-maximum suppression with an output of fixed size: a mask instead of a list of indices."""
+"""Non-maximum suppression with an output of fixed size: padded indices of the best survivors."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,14 @@ import torch
 import torchvision
 from torch import Tensor
 
+from .detections import best_first
+
 ROUNDS = 64  # suppression chains up to this long are exact on a GPU
 _PARALLEL_LIMIT = 4096  # above this many boxes an image the pairwise overlap matrix costs too much memory
 _PAIRS_AT_ONCE = 4 * _PARALLEL_LIMIT**2  # images are taken together up to this many pairs of boxes, about 1 GB
 
 
-def _nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
+def _nms_best(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
     """Greedy NMS of every image of a batch, within each group (class) apart.
 
     An operator of its own, so that graph capture and export see one node with a fixed output shape. On a GPU it is
@@ -24,28 +26,30 @@ def _nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, thre
         groups: int64 ``[B, N]``; boxes of different groups do not suppress each other.
         valid: bool ``[B, N]``; other boxes neither survive nor suppress.
         threshold: IoU above which the lower-scored box is suppressed.
-        limit: survivors wanted; worse ones may be left out.
+        limit: survivors wanted.
 
     Returns:
-        bool ``[B, N]``: the ``limit`` best survivors of each image, and possibly more of them.
+        int64 ``[B, min(limit, N)]``: indices of the best survivors, best first; -1 in padding.
     """
+    count = min(limit, boxes.shape[1])
     if boxes.is_cuda and boxes.shape[1] <= _PARALLEL_LIMIT:
-        return parallel_nms_mask(boxes, scores, groups, valid, threshold)
-    keep = torch.zeros_like(valid)
+        return best_first(scores, parallel_nms_mask(boxes, scores, groups, valid, threshold), count)
+    best = torch.full((len(boxes), count), -1, device=boxes.device)
     for image in range(len(boxes)):
         index = valid[image].nonzero().squeeze(1)
         survivors = _best_survivors(
-            boxes[image, index].float(), scores[image, index], groups[image, index], threshold, limit
-        )
-        keep[image, index[survivors]] = True
-    return keep
+            boxes[image, index].float(), scores[image, index], groups[image, index], threshold, count
+        )[:count]
+        best[image, : len(survivors)] = index[survivors]
+    return best
 
 
 def _best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int) -> Tensor:
-    """Indices of at least the ``limit`` best survivors (fewer if there are fewer).
+    """Indices of at least the ``limit`` best survivors (fewer if there are fewer), best first.
 
     Whether a box survives depends on better boxes only, so a prefix of the ranking settles itself: the quadratic
-    kernel sees all boxes only when most of them are suppressed.
+    kernel sees all boxes only when most of them are suppressed, or when scores are equal. Then torchvision's
+    ``batched_nms`` of all boxes decides which comes first, as in the published models.
     """
     order = scores.argsort(descending=True, stable=True)
     if len(order) == 0:
@@ -53,17 +57,21 @@ def _best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: fl
     size = min(limit + limit // 4, len(order))
     # groups are moved apart; float64 because a thousand image widths leave float32 no room for fractions of a pixel
     extent = (boxes.max() - boxes.min() + 1).double()
-    boxes = boxes.double() + (groups * extent)[:, None]
+    apart = boxes.double() + (groups * extent)[:, None]
     while True:
         prefix = order[:size]
-        survivors = prefix[torchvision.ops.nms(boxes[prefix], scores[prefix].double(), threshold)]
+        survivors = prefix[torchvision.ops.nms(apart[prefix], scores[prefix].double(), threshold)]
         if len(survivors) >= limit or size == len(order):
-            return survivors
+            break
         size = min(2 * size, len(order))
+    ranked = scores[survivors[: limit + 1]]
+    if (ranked[1:] == ranked[:-1]).any():
+        return torchvision.ops.batched_nms(boxes, scores, groups, threshold)
+    return survivors
 
 
 def parallel_nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
-    """:func:`nms_mask` without data-dependent shapes or host synchronisation.
+    """NMS without data-dependent shapes or host synchronisation.
 
     Greedy NMS is the fixed point of ``keep[j] = valid[j] and no kept i before j overlaps j``. Iterating it from ``keep
     = valid`` settles every box whose chain of suppressors is no longer than the number of rounds; real chains are far
@@ -102,16 +110,16 @@ def _overlap(boxes: Tensor, threshold: float) -> Tensor:
 
 
 def _shape_only(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
-    return torch.empty_like(valid)
+    return torch.empty((len(boxes), min(limit, boxes.shape[1])), dtype=torch.int64, device=boxes.device)
 
 
 def _operator() -> Callable[..., Tensor]:
     """The operator, defined once a process even if this package is imported under two names."""
-    if hasattr(torch.ops.centernet, "nms_mask"):
-        return torch.ops.centernet.nms_mask
-    operator = torch.library.custom_op("centernet::nms_mask", _nms_mask, mutates_args=())
+    if hasattr(torch.ops.centernet, "nms_best"):
+        return torch.ops.centernet.nms_best
+    operator = torch.library.custom_op("centernet::nms_best", _nms_best, mutates_args=())
     operator.register_fake(_shape_only)
     return operator
 
 
-nms_mask = _operator()
+nms_best = _operator()

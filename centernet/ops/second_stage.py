@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .detections import PaddedDetections, clip_boxes, take_best
-from .nms import nms_mask
+from .detections import PaddedDetections, clip_boxes, take
+from .nms import nms_best
 
 MAX_CANDIDATES = 4096  # (box, class) pairs an image that enter NMS, best first
 
@@ -61,7 +61,9 @@ def select_detections(
     scores = scores[..., :-1]
     candidate = usable[..., None] & (scores > rules.score_thresh)
     ranked = torch.where(candidate, scores, torch.full_like(scores, -1.0)).flatten(1)
-    ranked, pair = ranked.topk(min(MAX_CANDIDATES, num_proposals * num_classes), dim=1)
+    # in the order of proposals, which NMS keeps among equal scores
+    pair = ranked.topk(min(MAX_CANDIDATES, num_proposals * num_classes), dim=1).indices.sort(dim=1).values
+    ranked = ranked.gather(1, pair)
     classes, owner = pair % num_classes, pair // num_classes
     # class-agnostic boxes are one row a proposal, class-specific ones a row a (proposal, class) pair
     row = owner if boxes.shape[-1] == 4 else pair
@@ -69,5 +71,4 @@ def select_detections(
     boxes = clip_boxes(torch.where(ranked[..., None] >= 0, boxes, torch.zeros_like(boxes)), image_sizes)
     candidates = PaddedDetections(boxes, ranked.clamp(min=0), classes, ranked >= 0)
     topk = rules.topk if rules.topk >= 0 else ranked.shape[1]
-    keep = nms_mask(*candidates, rules.nms_thresh, topk)
-    return take_best(candidates, keep, topk)
+    return take(candidates, nms_best(*candidates, rules.nms_thresh, topk))

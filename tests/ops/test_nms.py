@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centernet.ops import nms
-from centernet.ops.nms import nms_mask, parallel_nms_mask
+from centernet.ops.nms import nms_best, parallel_nms_mask
 
 
 def random_batch(seed, batch=2, count=60, classes=3, spread=80):
@@ -16,6 +16,20 @@ def random_batch(seed, batch=2, count=60, classes=3, spread=80):
     groups = torch.randint(0, classes, (batch, count), generator=generator)
     valid = torch.rand(batch, count, generator=generator) > 0.2
     return torch.cat((corner, corner + size), dim=2), scores, groups, valid
+
+
+def nms_mask(boxes, scores, groups, valid, threshold, limit):
+    """The survivors as a mask; their order is checked on the way."""
+    best = nms_best(boxes, scores, groups, valid, threshold, limit)
+    assert best.shape == (len(boxes), min(limit, boxes.shape[1]))
+    mask = torch.zeros_like(valid)
+    for image, row in enumerate(best):
+        index = row[row >= 0]
+        assert (row[len(index) :] == -1).all()  # padding stands at the end
+        assert (scores[image, index].diff() <= 0).all()
+        mask[image, index] = True
+        assert int(mask[image].sum()) == len(index)
+    return mask
 
 
 def greedy(boxes, scores, groups, valid, threshold):
@@ -76,18 +90,29 @@ def test_nothing_valid(function):
     assert not function(boxes, scores, groups, torch.zeros_like(valid), 0.5).any()
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 70))
+def test_equal_scores_come_in_the_order_of_torchvision(seed, limit):
+    boxes, scores, groups, valid = random_batch(seed, batch=1)
+    scores = (scores * 4).round() / 4
+    index = valid[0].nonzero()[:, 0]
+    expected = torchvision.ops.batched_nms(boxes[0, index], scores[0, index], groups[0, index], 0.5)
+    found = nms_best(boxes, scores, groups, valid, 0.5, limit)[0]
+    assert found[found >= 0].tolist() == index[expected].tolist()[:limit]
+
+
 def test_operator_contract():
-    torch.library.opcheck(nms_mask, (*random_batch(3), 0.5, 10), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(nms_best, (*random_batch(3), 0.5, 10), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_the_operator_survives_a_second_import():
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("another_name_for_nms", nms.__file__)
+    spec = importlib.util.spec_from_file_location("centernet.ops.another_name_for_nms", nms.__file__)
     again = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(again)
     batch = random_batch(1)
-    assert torch.equal(again.nms_mask(*batch, 0.5, 100), nms_mask(*batch, 0.5, 100))
+    assert torch.equal(again.nms_best(*batch, 0.5, 100), nms_best(*batch, 0.5, 100))
 
 
 def test_images_are_taken_a_few_at_a_time(monkeypatch):

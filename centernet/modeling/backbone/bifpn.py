@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
 
 from ...registration import register_once
 from .bifpn_fusion import FUSION_NODES, BiFPNNeck, FusionNode, fuse, node_levels, norm_layer, swish, upsample
 from .dla import build_dla_body
+from .resnet_dcn import build_resnet_body
 
 
 def _add_norm(module: nn.Module, norm: str, channels: int) -> None:
@@ -178,7 +178,7 @@ def bifpn_from_config(cfg: CfgNode, body: Backbone, in_features: Sequence[str]) 
 @register_once(BACKBONE_REGISTRY)
 def build_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """ResNet (``MODEL.RESNETS``, levels ``MODEL.FPN.IN_FEATURES``) with BiFPN (``MODEL.BIFPN``): p3 to p7."""
-    return bifpn_from_config(cfg, build_resnet_backbone(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES)
+    return bifpn_from_config(cfg, build_resnet_body(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES)
 
 
 @register_once(BACKBONE_REGISTRY)

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
 
 from ...errors import UserError
 from ...registration import register_once
 from .bifpn_fusion import FUSION_NODES, BiFPNNeck, FusionNode, fuse, node_levels, norm_layer, swish, upsample
 from .dla import build_dla_body
+from .resnet_dcn import build_resnet_body
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str, bias: bool) -> Conv2d:
@@ -194,13 +194,13 @@ def _from_config(cfg: CfgNode, body: Backbone, in_features: Sequence[str], num_l
 @register_once(BACKBONE_REGISTRY)
 def build_fcos_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """ResNet (levels ``MODEL.FPN.IN_FEATURES``) with FCOS-style BiFPN (``MODEL.BIFPN``): p3 to p7."""
-    return _from_config(cfg, build_resnet_backbone(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES, num_levels=5)
+    return _from_config(cfg, build_resnet_body(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES, num_levels=5)
 
 
 @register_once(BACKBONE_REGISTRY)
 def build_p35_fcos_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """ResNet (levels ``MODEL.FPN.IN_FEATURES``) with FCOS-style BiFPN (``MODEL.BIFPN``): p3 to p5."""
-    return _from_config(cfg, build_resnet_backbone(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES, num_levels=3)
+    return _from_config(cfg, build_resnet_body(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES, num_levels=3)
 
 
 @register_once(BACKBONE_REGISTRY)
