@@ -2,5 +2,17 @@
 
 from .build import build_evaluator, check, evaluate, output_folder
 from .coco import FastCOCOEvaluator, score_detections
+from .lvis import FastLVISEvaluator, score_lvis_detections
+from .scores import Scores
 
-__all__ = ["FastCOCOEvaluator", "build_evaluator", "check", "evaluate", "output_folder", "score_detections"]
+__all__ = [
+    "FastCOCOEvaluator",
+    "FastLVISEvaluator",
+    "Scores",
+    "build_evaluator",
+    "check",
+    "evaluate",
+    "output_folder",
+    "score_detections",
+    "score_lvis_detections",
+]
