@@ -25,6 +25,7 @@ def add_centernet_config(cfg: CN) -> None:
     _add_input(cfg.INPUT)
     _add_dataloader(cfg.DATALOADER)
     _add_debug(cfg)
+    cfg.TEST.SAVE_PROPOSALS = False  # evaluation also stores P(object) of the first stage, for tools/report.py
 
 
 def _first_stage() -> CN:

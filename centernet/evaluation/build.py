@@ -21,6 +21,7 @@ from ..data.datasets import check_files, ensure_registered
 from ..data.loader import build_test_loader
 from ..errors import UserError
 from .coco import FastCOCOEvaluator
+from .proposals import ProposalRecorder, check_recordable
 
 __all__ = ["build_evaluator", "check", "evaluate", "output_folder"]
 
@@ -30,11 +31,13 @@ logger = logging.getLogger(__name__)
 def check(cfg: CfgNode) -> None:
     """Raise :class:`UserError` for what :func:`evaluate` would refuse and the config alone can tell.
 
-    That is: test-time augmentation of a one-stage model, and a dataset of ``DATASETS.TEST`` that is unknown or
-    of a kind that we cannot evaluate.
+    That is: test-time augmentation of a one-stage model, proposals to save that the model does not make, and a
+    dataset of ``DATASETS.TEST`` that is unknown or of a kind that we cannot evaluate.
     """
     if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
         raise _no_augmentation(cfg.MODEL.META_ARCHITECTURE)
+    if cfg.TEST.SAVE_PROPOSALS and cfg.DATASETS.TEST:
+        check_recordable(cfg)
     for name in cfg.DATASETS.TEST:
         _evaluator_type(name)
 
@@ -60,11 +63,26 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, dict[str,
     results: OrderedDict[str, dict[str, Any]] = OrderedDict()
     for name in cfg.DATASETS.TEST:
         evaluator = build_evaluator(cfg, name, output_folder(cfg, name))
-        results[name] = inference_on_dataset(model, build_test_loader(cfg, name), evaluator)
+        with _recording_proposals(cfg, name, model) as recorders:
+            results[name] = inference_on_dataset(model, build_test_loader(cfg, name), [evaluator, *recorders])
         if comm.is_main_process() and results[name]:
             logger.info("Evaluation results for %s in csv format:", name)
             print_csv_format(results[name])
     return results
+
+
+@contextmanager
+def _recording_proposals(cfg: CfgNode, dataset_name: str, model: torch.nn.Module) -> Iterator[list[ProposalRecorder]]:
+    """``TEST.SAVE_PROPOSALS``: first-stage proposals are stored beside the detections."""
+    if not cfg.TEST.SAVE_PROPOSALS:
+        yield []
+        return
+    check_recordable(cfg)
+    recorder = ProposalRecorder(cfg, dataset_name, model, output_folder(cfg, dataset_name))
+    try:
+        yield [recorder]
+    finally:
+        recorder.close()
 
 
 def _with_test_time_augmentation(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
