@@ -6,14 +6,12 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, LVISEvaluator, inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 
@@ -21,6 +19,7 @@ from ..data.datasets import check_files, ensure_registered
 from ..data.loader import build_test_loader
 from ..errors import UserError
 from .coco import FastCOCOEvaluator
+from .lvis import FastLVISEvaluator
 from .proposals import ProposalRecorder, check_recordable
 
 __all__ = ["build_evaluator", "check", "evaluate", "output_folder"]
@@ -116,7 +115,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
         return FastCOCOEvaluator(dataset_name, output_dir=output_folder, kpt_oks_sigmas=sigmas)
     try:
-        return _LVISEvaluator(dataset_name, output_dir=output_folder)
+        return FastLVISEvaluator(dataset_name, output_dir=output_folder)
     except ImportError as error:
         raise UserError("evaluation on LVIS needs the lvis package: pip install lvis") from error
 
@@ -137,30 +136,3 @@ def output_folder(cfg: CfgNode, dataset_name: str) -> str:
     """``OUTPUT_DIR/inference_<dataset>``, with the characters of ``coco_json:`` names that no folder may have
     replaced."""
     return os.path.join(cfg.OUTPUT_DIR, "inference_" + re.sub(r"[^\w.\-]+", "_", dataset_name))
-
-
-class _LVISEvaluator(LVISEvaluator):
-    """detectron2's LVIS evaluator, made to work with numpy 1.24 and later, which the lvis package does
-    not."""
-
-    def _eval_predictions(self, predictions: list[dict[str, Any]]) -> None:
-        with _numpy_with_float():
-            super()._eval_predictions(predictions)
-
-
-@contextmanager
-def _numpy_with_float() -> Iterator[None]:
-    import lvis.eval
-
-    class Numpy(ModuleType):
-        float = float  # removed from numpy in 1.24; lvis 0.5.3 still uses it
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(np, name)
-
-    original = lvis.eval.np
-    lvis.eval.np = Numpy("numpy")
-    try:
-        yield
-    finally:
-        lvis.eval.np = original

@@ -88,7 +88,7 @@ def score_result_file(data: str, results: str | Path, *, lvis: bool = False) -> 
     tasks = [task for task in TASKS if any(FIELDS[task] in item for item in detections)] or ["bbox"]
     if lvis:
         check_lvis(truth)
-        tasks = [task for task in tasks if task != "keypoints"]
+        tasks = [task for task in tasks if task != "keypoints"] or tasks
     elif any("neg_category_ids" in image for image in truth["images"][:1]):
         notes.append("The annotations are LVIS's, scored by COCO's rules here: ask for LVIS's with --lvis")
     score: Callable[..., Scores] = score_lvis_detections if lvis else score_detections
@@ -165,8 +165,8 @@ def read_results(path: Path, truth: dict[str, Any]) -> tuple[Detections, list[st
     has_category = places([item["category_id"] for item in detections], known) >= 0
     if detections and not has_category.any():
         raise UserError(
-            f"no detection of {path} has a category id of the data (the first has {detections[0]['category_id']!r}, the "
-            f"data have {known[0]} to {known[-1]}): write the ids of the annotation file, not class numbers"
+            f"no detection of {path} has a category id of the data (the first has {detections[0]['category_id']!r}, "
+            f"the data have {known[0]} to {known[-1]}): write the ids of the annotation file, not class numbers"
         )
     detections = _keep(detections, has_category, "of categories that the data do not have", notes)
     return detections, notes
@@ -193,7 +193,9 @@ def _problem(item: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float)
 
 
 def _check_images(detections: Detections, truth: dict[str, Any], path: Path) -> None:

@@ -1,38 +1,28 @@
 """The fast scorer gives the official figures, to 1e-9."""
 
-import contextlib
 import copy
-import io
+import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from official import coco_scores
 from pycocotools import mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from random_coco import random_detections, random_ground_truth
+from random_coco import cases, random_detections, random_ground_truth
 
+from centernet.errors import UserError
 from centernet.evaluation import score_detections
 
-
-def official(truth, detections, task, max_dets=(1, 10, 100), image_ids=None):
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = copy.deepcopy(truth)
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(detections)), task)
-        evaluation.params.maxDets = list(max_dets)
-        if image_ids is not None:
-            evaluation.params.imgIds = image_ids
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
+DATA = Path(os.environ.get("CENTERNET_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
 
 def assert_same(ours, reference):
     np.testing.assert_allclose(ours.stats[:12], reference.stats, rtol=0, atol=1e-9)
     np.testing.assert_allclose(ours.eval["precision"], reference.eval["precision"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(ours.eval["recall"], reference.eval["recall"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours.eval["scores"], reference.eval["scores"], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -40,7 +30,7 @@ def test_boxes_score_as_the_official_code_says(seed):
     rng = np.random.default_rng(seed)
     truth = random_ground_truth(rng)
     detections = random_detections(rng, truth)
-    reference = official(truth, detections, "bbox")
+    reference = coco_scores(truth, detections, "bbox")
     assert_same(score_detections(truth, detections, "bbox"), reference)
     assert 0.05 < reference.stats[0] < 0.95  # the case is no trivial one
 
@@ -56,7 +46,7 @@ def test_masks_score_as_the_official_code_says(seed):
         (encoded,) = mask.frPyObjects(polygon, 400, 400)
         item["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode()}
     without_boxes = [{key: item[key] for key in item if key != "bbox"} for item in detections]
-    assert_same(score_detections(truth, detections, "segm"), official(truth, without_boxes, "segm"))
+    assert_same(score_detections(truth, detections, "segm"), coco_scores(truth, without_boxes, "segm"))
 
 
 def test_a_part_of_the_images():
@@ -64,7 +54,7 @@ def test_a_part_of_the_images():
     truth = random_ground_truth(rng)
     detections = random_detections(rng, truth)
     ours = score_detections(truth, detections, "bbox", image_ids=[2, 5, 9])
-    assert_same(ours, official(truth, detections, "bbox", image_ids=[2, 5, 9]))
+    assert_same(ours, coco_scores(truth, detections, "bbox", image_ids=[2, 5, 9]))
 
 
 def test_other_limits_of_detections():
@@ -72,7 +62,7 @@ def test_other_limits_of_detections():
     truth = random_ground_truth(rng)
     detections = random_detections(rng, truth)
     ours = score_detections(truth, detections, "bbox", max_dets=[1, 10, 300])
-    expected = official(truth, detections, "bbox", (1, 10, 300)).eval["precision"]
+    expected = coco_scores(truth, detections, "bbox", (1, 10, 300)).eval["precision"]
     np.testing.assert_allclose(ours.eval["precision"], expected, rtol=0, atol=1e-9)
     valid = expected[:, :, :, 0, 2]
     assert ours.stats[0] == pytest.approx(valid[valid > -1].mean(), abs=1e-9)
@@ -101,3 +91,79 @@ def test_inputs_are_not_changed():
     before = copy.deepcopy(detections)
     score_detections(truth, detections, "bbox")
     assert detections == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_ties_crowds_limits_of_sizes_and_empty_classes(case):
+    truth, detections = case
+    assert_same(score_detections(truth, detections, "bbox"), coco_scores(truth, detections))
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases())
+def test_few_detections_count(case):
+    truth, detections = case
+    ours = score_detections(truth, detections, "bbox", max_dets=[1, 2, 3])
+    reference = coco_scores(truth, detections, max_dets=[1, 2, 3])
+    np.testing.assert_allclose(ours.eval["precision"], reference.eval["precision"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours.eval["recall"], reference.eval["recall"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_keypoints_score_as_the_official_code_says(seed):
+    rng = np.random.default_rng(seed)
+    truth = random_ground_truth(rng, category_ids=(1,))
+    detections = []
+    for annotation in truth["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        points = np.stack([x + w * rng.random(17), y + h * rng.random(17), rng.integers(0, 3, 17)], axis=1)
+        if rng.random() < 0.2:
+            points[:, 2] = 0
+        annotation["keypoints"] = points.ravel().tolist()
+        annotation["num_keypoints"] = int((points[:, 2] > 0).sum())
+        for _ in range(rng.integers(0, 4)):
+            near = points + rng.normal(0, 0.03, (17, 3)) * (w, h, 0)
+            detection = {"keypoints": near.ravel().tolist(), "score": round(float(rng.random()), 1)}
+            detections.append({key: annotation[key] for key in ("image_id", "category_id")} | detection)
+    reference = coco_scores(truth, detections, "keypoints", None)
+    assert_same(score_detections(truth, detections, "keypoints"), reference)
+    assert 0.05 < reference.stats[0] < 0.95
+    with pytest.raises(UserError, match="annotations have 17 keypoints but the evaluation has 2 sigmas"):
+        score_detections(truth, detections, "keypoints", sigmas=(0.1, 0.1))
+
+
+def test_an_object_with_id_zero_can_be_found():
+    truth = random_ground_truth(np.random.default_rng(0), images=1, category_ids=(1,))
+    truth["annotations"] = [{**truth["annotations"][0], "id": 0, "iscrowd": 0}]
+    detections = [{key: truth["annotations"][0][key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}]
+    assert score_detections(truth, detections, "bbox").stats[0] == pytest.approx(1)
+
+
+def test_a_detection_on_an_image_that_is_not_there():
+    truth = random_ground_truth(np.random.default_rng(0), images=2)
+    stray = {"image_id": 99, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 1.0}
+    with pytest.raises(UserError, match=r"1 of 1 detections are on images .* the first on image id 99"):
+        score_detections(truth, [stray], "bbox")
+    with pytest.raises(UserError, match="unknown evaluation task 'boxes'"):
+        score_detections(truth, [], "boxes")
+
+
+def test_the_table_is_complete():
+    rng = np.random.default_rng(3)
+    truth = random_ground_truth(rng)
+    scores = score_detections(truth, random_detections(rng, truth), "bbox")
+    metrics = scores.metrics(["a", "b", "c", "d"])
+    names = "AP AP50 AP75 APs APm APl AR@1 AR@10 AR@100 ARs@100 ARm@100 ARl@100 AP-a AP-b AP-c AP-d"
+    assert list(metrics) == names.split()
+    np.testing.assert_allclose(list(metrics.values())[:12], 100 * scores.stats)
+    assert metrics["AP"] == pytest.approx(np.mean([metrics[f"AP-{name}"] for name in "abcd"]))
+
+
+def test_real_annotations():
+    file = DATA / "coco_mini" / "annotations" / "instances_val.json"
+    if not file.is_file():
+        pytest.skip("the shared data are not here")
+    truth = json.loads(file.read_text())
+    detections = random_detections(np.random.default_rng(0), truth)
+    assert_same(score_detections(truth, detections, "bbox"), coco_scores(truth, detections))
