@@ -73,7 +73,8 @@ class ProposalRecorder(DatasetEvaluator):
         self._folder = output_folder
         self._rows: list[tuple[Any, ...]] = []
         self._batch: tuple[PaddedInstances, PaddedDetections | None] | None = None
-        self._hook = model.roi_heads.register_forward_hook(self._watch)
+        heads: Any = model.roi_heads
+        self._hook = heads.register_forward_hook(self._watch)
 
     def close(self) -> None:
         """Leave the model as it was."""
@@ -107,12 +108,16 @@ class ProposalRecorder(DatasetEvaluator):
             return
         rows = list(itertools.chain.from_iterable(gathered))
         ids = np.asarray([row[0] for row in rows])
-        first, second = [row[1:3] for row in rows], [row[3:] for row in rows if len(row) > 3]
+        second = [row[3:] for row in rows if len(row) > 3]
+        product_boxes, categories, products = self._products(second)
         stored = StoredProposals(
-            np.repeat(ids, [len(boxes) for boxes, _ in first]),
-            *(np.concatenate(column) for column in zip(*first, strict=True)),
+            np.repeat(ids, [len(row[1]) for row in rows]),
+            np.concatenate([row[1] for row in rows]),
+            np.concatenate([row[2] for row in rows]),
             np.repeat(ids, [len(boxes) for boxes, _, _ in second]) if second else ids[:0],
-            *self._products(second),
+            product_boxes,
+            categories,
+            products,
         )
         os.makedirs(self._folder, exist_ok=True)
         path = os.path.join(self._folder, PROPOSALS_FILE)
