@@ -138,10 +138,11 @@ def _add_solver(node: CN) -> None:
 
 
 def _add_input(node: CN) -> None:
-    node.CUSTOM_AUG = ""  # '', 'ResizeShortestEdge' or 'EfficientDetResizeCrop'
-    node.TRAIN_SIZE = 640  # pixels, EfficientDetResizeCrop
+    node.CUSTOM_AUG = ""  # '', 'ResizeShortestEdge', 'EfficientDetResizeCrop' or 'LargeScaleJitter'
+    node.TRAIN_SIZE = 640  # side of the window that EfficientDetResizeCrop and LargeScaleJitter cut, pixels
     node.TEST_SIZE = 640  # pixels, longest side with TEST_INPUT_TYPE 'square'
-    node.SCALE_RANGE = (0.1, 2.0)  # scale of EfficientDetResizeCrop, relative to TRAIN_SIZE
+    node.SCALE_RANGE = (0.1, 2.0)  # scale of both, relative to TRAIN_SIZE
+    node.PSEUDO_LABEL_WEIGHT = "none"  # 'score': objects' losses are weighted by the score of their annotation
     node.TEST_INPUT_TYPE = "default"  # 'default': MIN_SIZE_TEST / MAX_SIZE_TEST; 'square': TEST_SIZE
     node.NOT_CLAMP_BOX = False  # clamp centres into the image, for mappers that let boxes reach outside it (ours clips)
 

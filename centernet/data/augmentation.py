@@ -1,8 +1,10 @@
-"""Augmentations of training, chosen by ``INPUT.CUSTOM_AUG``: detectron2's shortest-edge resize, or the resize
-and crop of EfficientDet; and the resizing of evaluation, chosen by ``INPUT.TEST_INPUT_TYPE``.
+"""Augmentations of training, chosen by ``INPUT.CUSTOM_AUG``: detectron2's shortest-edge resize, the resize and
+crop of EfficientDet, or large-scale jitter; and the resizing of evaluation, chosen by
+``INPUT.TEST_INPUT_TYPE``.
 
-Source of the latter: "EfficientDet" (arXiv 1911.09070), large scale jittering, without padding. Coordinates
-are pixels, x to the right and y down, of the image before (input) and after (output) the transform.
+Sources: "EfficientDet" (arXiv 1911.09070); "Simple Copy-Paste" (arXiv 2012.07177) for large-scale jitter; both
+without padding. Coordinates are pixels, x to the right and y down, of the image before (input) and after (output)
+the transform.
 """
 
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from fvcore.transforms.transform import Transform
+from fvcore.transforms.transform import CropTransform, Transform
 from PIL import Image
 from torch.nn import functional
 
@@ -20,13 +22,15 @@ from ..errors import UserError
 __all__ = [
     "EfficientDetResizeCrop",
     "EfficientDetResizeCropTransform",
+    "RandomWindow",
     "build_custom_augmentation",
     "build_custom_transform_gen",
     "build_test_resize",
     "check_input",
 ]
 
-CUSTOM_AUGMENTATIONS = ("ResizeShortestEdge", "EfficientDetResizeCrop")
+CUSTOM_AUGMENTATIONS = ("ResizeShortestEdge", "EfficientDetResizeCrop", "LargeScaleJitter")
+PSEUDO_LABEL_WEIGHTS = ("none", "score")
 TEST_INPUT_TYPES = ("default", "square")
 RANDOM_FLIPS = ("none", "horizontal", "vertical")
 _TORCH_MODES = {Image.Resampling.NEAREST: "nearest", Image.Resampling.BICUBIC: "bicubic"}  # else bilinear
@@ -37,30 +41,33 @@ def build_custom_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentati
     with probability 1/2.
 
     Raises:
-        UserError: ``INPUT.CUSTOM_AUG`` is neither ``ResizeShortestEdge`` nor ``EfficientDetResizeCrop``, or, in
-            training, ``INPUT.RANDOM_FLIP`` is not ``none``, ``horizontal`` or ``vertical``.
+        UserError: ``INPUT.CUSTOM_AUG`` is none of ``ResizeShortestEdge``, ``EfficientDetResizeCrop`` and
+            ``LargeScaleJitter``, or, in training, ``INPUT.RANDOM_FLIP`` is not ``none``, ``horizontal`` or
+            ``vertical``.
     """
     name = cfg.INPUT.CUSTOM_AUG
     _check_choice("INPUT.CUSTOM_AUG", name, CUSTOM_AUGMENTATIONS)
-    resize: T.Augmentation
+    if not is_train:
+        if name == "ResizeShortestEdge":
+            return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+        return [EfficientDetResizeCrop(cfg.INPUT.TEST_SIZE, (1, 1))]
+    size, scale = cfg.INPUT.TRAIN_SIZE, cfg.INPUT.SCALE_RANGE
+    resize: list[T.Augmentation]
     if name == "ResizeShortestEdge":
-        if is_train:
-            resize = T.ResizeShortestEdge(
+        resize = [
+            T.ResizeShortestEdge(
                 cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
             )
-        else:
-            resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
-    elif is_train:
-        resize = EfficientDetResizeCrop(cfg.INPUT.TRAIN_SIZE, cfg.INPUT.SCALE_RANGE)
+        ]
+    elif name == "EfficientDetResizeCrop":
+        resize = [EfficientDetResizeCrop(size, scale)]
     else:
-        resize = EfficientDetResizeCrop(cfg.INPUT.TEST_SIZE, (1, 1))
-    if not is_train:
-        return [resize]
+        resize = [T.ResizeScale(*scale, target_height=size, target_width=size), RandomWindow(size)]
     flip = cfg.INPUT.RANDOM_FLIP
     _check_choice("INPUT.RANDOM_FLIP", flip, RANDOM_FLIPS)
     if flip == "none":
-        return [resize]
-    return [resize, T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")]
+        return resize
+    return [*resize, T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")]
 
 
 build_custom_transform_gen = build_custom_augmentation
@@ -86,11 +93,12 @@ def check_input(cfg: CfgNode) -> None:
     """Check the choices in ``cfg.INPUT`` before anything is loaded.
 
     Raises:
-        UserError: ``TEST_INPUT_TYPE``, ``CUSTOM_AUG`` or ``RANDOM_FLIP`` is not a value that exists, or
-            ``CROP.ENABLED`` stands with a ``CUSTOM_AUG``, which does not crop that way.
+        UserError: ``TEST_INPUT_TYPE``, ``CUSTOM_AUG``, ``RANDOM_FLIP`` or ``PSEUDO_LABEL_WEIGHT`` is not a
+            value that exists, or ``CROP.ENABLED`` stands with a ``CUSTOM_AUG``, which does not crop that way.
     """
     _check_choice("INPUT.TEST_INPUT_TYPE", cfg.INPUT.TEST_INPUT_TYPE, TEST_INPUT_TYPES)
     _check_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, RANDOM_FLIPS)
+    _check_choice("INPUT.PSEUDO_LABEL_WEIGHT", cfg.INPUT.PSEUDO_LABEL_WEIGHT, PSEUDO_LABEL_WEIGHTS)
     custom = cfg.INPUT.CUSTOM_AUG
     if not custom:
         return
@@ -105,6 +113,30 @@ def check_input(cfg: CfgNode) -> None:
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"{key} is '{value}', must be one of {', '.join(choices)}")
+
+
+class RandomWindow(T.FixedSizeCrop):
+    """detectron2's crop of a random square window, without padding and without its need of another package for
+    polygons: what reaches beyond the window stays part of the polygon (mask targets are cut to the box anyway).
+    """
+
+    def __init__(self, size: int) -> None:
+        """``size``: side of the window, pixels; smaller images stay whole."""
+        super().__init__((size, size), pad=False)
+        self.size = size  # for the representation
+
+    def get_transform(self, image: np.ndarray) -> "WindowTransform":
+        """Draw the window for ``image``, an array [h, w, ...] (only its size matters)."""
+        crop = super().get_transform(image).transforms[0]
+        return WindowTransform(crop.x0, crop.y0, crop.w, crop.h, crop.orig_w, crop.orig_h)
+
+
+class WindowTransform(CropTransform):
+    """A crop that moves polygons as it moves points."""
+
+    def apply_polygons(self, polygons: list[np.ndarray]) -> list[np.ndarray]:
+        """Move polygons, each float [n, 2] as x, y."""
+        return [self.apply_coords(polygon) for polygon in polygons]
 
 
 class EfficientDetResizeCrop(T.Augmentation):

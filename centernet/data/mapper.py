@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from ..errors import UserError
 from .augmentation import build_custom_augmentation, build_test_resize
+from .index import Records
 
-__all__ = ["Failure", "MappedDataset", "build_test_mapper", "build_train_mapper", "seeded"]
+__all__ = ["Failure", "MappedDataset", "TrainMapper", "build_test_mapper", "build_train_mapper", "seeded"]
 
 Mapper = Callable[[dict[str, Any]], Any]
 _TRIES = 100  # other images to try when the mapper skips one
@@ -32,11 +33,44 @@ class Failure(NamedTuple):
     message: str
 
 
-def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
-    """detectron2's training mapper, with the augmentations of ``INPUT.CUSTOM_AUG`` if that is set."""
-    if not cfg.INPUT.CUSTOM_AUG:
-        return DatasetMapper(cfg, True)
-    return DatasetMapper(cfg, True, augmentations=build_custom_augmentation(cfg, True))
+class TrainMapper(DatasetMapper):
+    """detectron2's training mapper; if wanted, annotations' ``score`` becomes the field ``gt_scores``.
+
+    Attributes:
+        score_as_weight: give ``instances`` a field ``gt_scores``, float32 [n], 1 where an annotation has no
+            score; the model takes it as the weight of the object.
+    """
+
+    score_as_weight = False
+
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: Any, image_shape: tuple[int, int]
+    ) -> None:
+        kept = [a for a in dataset_dict["annotations"] if a.get("iscrowd", 0) == 0]
+        for annotation in kept:
+            if isinstance(polygons := annotation.get("segmentation"), list):
+                # transforms work in place and would cut fractions off a polygon of whole numbers
+                annotation["segmentation"] = [np.array(polygon, np.float64) for polygon in polygons]
+        if not self.score_as_weight:
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+            return
+        classes = torch.tensor([int(a["category_id"]) for a in kept], dtype=torch.int64)
+        scores = torch.tensor([float(a.get("score", 1.0)) for a in kept])
+        for row, annotation in enumerate(kept):
+            annotation["category_id"] = row  # detectron2 drops what falls outside the image: the row tells who stays
+        super()._transform_annotations(dataset_dict, transforms, image_shape)
+        instances = dataset_dict["instances"]
+        rows = instances.gt_classes
+        instances.gt_classes, instances.gt_scores = classes[rows], scores[rows]
+
+
+def build_train_mapper(cfg: CfgNode) -> TrainMapper:
+    """The training mapper with the augmentations of ``INPUT.CUSTOM_AUG`` if that is set, and objects' scores as
+    ``INPUT.PSEUDO_LABEL_WEIGHT`` says."""
+    options = {"augmentations": build_custom_augmentation(cfg, True)} if cfg.INPUT.CUSTOM_AUG else {}
+    mapper = TrainMapper(cfg, True, **options)
+    mapper.score_as_weight = cfg.INPUT.PSEUDO_LABEL_WEIGHT == "score"
+    return mapper
 
 
 def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
@@ -77,11 +111,13 @@ class MappedDataset(Dataset):
     def __init__(self, dataset_dicts: Sequence[dict[str, Any]], mapper: Mapper, seed: int = 0) -> None:
         """
         Args:
-            dataset_dicts: detectron2's dataset dicts; kept serialised, so that workers share the memory.
+            dataset_dicts: detectron2's dataset dicts. Workers share their memory: :class:`Records` are mapped from
+                disk, others are kept serialised.
             mapper: makes a model input of a dict (a copy of its own), or returns None to skip the image.
             seed: of the random numbers of all samples.
         """
-        self.dicts = DatasetFromList(list(dataset_dicts), copy=False)
+        indexed = isinstance(dataset_dicts, Records)
+        self.dicts = dataset_dicts if indexed else DatasetFromList(list(dataset_dicts), copy=False)
         self.mapper = mapper
         self.seed = seed
 

@@ -40,6 +40,20 @@ class Objects(NamedTuple):
         return (self.boxes[:, 2] - self.boxes[:, 0]) * (self.boxes[:, 3] - self.boxes[:, 1])
 
 
+class Positives(NamedTuple):
+    """Heatmap positives, object-major, then level.
+
+    Attributes:
+        cells: int64 ``[P]``, flat-cell index.
+        labels: int64 ``[P]``, class.
+        objects: int64 ``[P]``, index of the object into :class:`Objects`.
+    """
+
+    cells: Tensor
+    labels: Tensor
+    objects: Tensor
+
+
 class CenterCells(NamedTuple):
     """The 3x3 cells around each object's centre on each level (``K = 9``, ordered as :data:`NEIGHBOURHOOD`).
 
@@ -106,7 +120,7 @@ def center_positives(
     image_sizes: Sequence[tuple[int, int]] | None = None,
     clamp: bool = True,
     unique: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> Positives:
     """Heatmap positives: the cell of each object's centre on each of its levels.
 
     Args:
@@ -115,10 +129,8 @@ def center_positives(
             (for boxes that reach outside it).
         clamp: move a centre outside the map to the nearest cell. Without it such a centre names a cell of another row,
             level or image, as in the original implementation; indices beyond the batch are dropped.
-        unique: name a cell and class once even if several objects share it (the original counts each object).
-
-    Returns:
-        ``(cells, labels)``, both int64 ``[P]``: flat-cell index and class, object-major, then level.
+        unique: name a cell and class once, as the first object's, even if several objects share it (the original
+            counts each object); then by cell and class.
     """
     centers = objects.centers
     if image_sizes is not None:
@@ -132,7 +144,9 @@ def center_positives(
         column = torch.minimum(column.clamp(min=0), width - 1)
     flat = pyramid.image_starts(objects.image_index) + row * width + column
     chosen = assigned & (flat >= 0) & (flat < pyramid.num_cells)
-    cells, labels = flat[chosen], objects.classes[:, None].expand_as(flat)[chosen]
+    owners = torch.arange(len(flat), device=flat.device)[:, None].expand_as(flat)[chosen]
+    cells, labels = flat[chosen], objects.classes[owners]
     if unique and len(cells):
-        cells, labels = torch.unique(torch.stack((cells, labels)), dim=1)
-    return cells, labels
+        (cells, labels), place = torch.unique(torch.stack((cells, labels)), dim=1, return_inverse=True)
+        owners = torch.full_like(cells, len(flat)).scatter_reduce_(0, place, owners, "amin")
+    return Positives(cells, labels, owners)

@@ -34,7 +34,12 @@ class FocalRules(NamedTuple):
 
 
 def heatmap_focal_loss(
-    logits: Tensor, heatmap: Tensor, cells: Tensor, labels: Tensor, rules: FocalRules
+    logits: Tensor,
+    heatmap: Tensor,
+    cells: Tensor,
+    labels: Tensor,
+    rules: FocalRules,
+    positive_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Focal loss of a heatmap, summed.
 
@@ -45,6 +50,7 @@ def heatmap_focal_loss(
         logits: float ``[M, C]``.
         heatmap: float32 ``[M, C]`` targets in [0, 1].
         cells, labels: int64 ``[P]``: the positives are ``(cells[p], labels[p])``; duplicates count twice.
+        positive_weight: float ``[P]``, weight of each positive's own term (negatives are not touched), or None.
 
     Returns:
         ``(positive, negative)``, float32 scalars >= 0, not normalised.
@@ -52,7 +58,8 @@ def heatmap_focal_loss(
     limit = math.log((1 - rules.clamp) / rules.clamp)
     x = logits.float().clamp(-limit, limit)
     at_positives = x[cells, labels]
-    positive = -(F.logsigmoid(at_positives) * torch.sigmoid(-at_positives).pow(rules.gamma)).sum()
+    terms = F.logsigmoid(at_positives) * torch.sigmoid(-at_positives).pow(rules.gamma)
+    positive = -(terms if positive_weight is None else terms * positive_weight).sum()
     probability = torch.sigmoid(x)
     negative = F.softplus(x) * probability.pow(rules.gamma) * (1 - heatmap.float()).pow(rules.beta)
     if rules.ignore_high_fp > 0:
@@ -97,13 +104,16 @@ def _area(ltrb: Tensor) -> Tensor:
     return (ltrb[..., 0] + ltrb[..., 2]) * (ltrb[..., 1] + ltrb[..., 3])
 
 
-def sigmoid_cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
+def sigmoid_cross_entropy(
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, proposal_weight: Tensor | None = None
+) -> Tensor:
     """Per-class binary cross entropy of the second stage: summed over classes, averaged over proposals.
 
     Args:
         logits: float ``[R, C + 1]``; the last column (background) carries no loss.
         labels: int64 ``[R]`` in ``[0, C]``; ``C`` is background, a row of zeros.
         class_weight: float ``[C]``, 0 for classes left out this step (federated loss), or None.
+        proposal_weight: float ``[R]``, weight of each proposal's terms (the mean is over all ``R``), or None.
 
     Returns:
         float32 scalar; zero (with a gradient path) for ``R = 0``.
@@ -115,15 +125,20 @@ def sigmoid_cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor |
     loss = F.binary_cross_entropy_with_logits(logits[:, :num_classes].float(), target, reduction="none")
     if class_weight is not None:
         loss = loss * class_weight
+    if proposal_weight is not None:
+        loss = loss * proposal_weight[:, None]
     return loss.sum() / logits.shape[0]
 
 
-def softmax_cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
+def softmax_cross_entropy(
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, proposal_weight: Tensor | None = None
+) -> Tensor:
     """Softmax cross entropy of the second stage, averaged over proposals.
 
     Args:
         logits: float ``[R, C + 1]``; labels: int64 ``[R]``.
         class_weight: float ``[C]`` or None; background always weighs 1 and the mean is weighted.
+        proposal_weight: float ``[R]`` or None; it weighs the terms but not the number that they are divided by.
 
     Returns:
         float32 scalar; zero (with a gradient path) for ``R = 0``.
@@ -132,4 +147,7 @@ def softmax_cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor |
         return logits.sum() * 0.0
     if class_weight is not None:
         class_weight = torch.cat((class_weight, class_weight.new_ones(1)))
-    return F.cross_entropy(logits.float(), labels, weight=class_weight)
+    if proposal_weight is None:
+        return F.cross_entropy(logits.float(), labels, weight=class_weight)
+    terms = F.cross_entropy(logits.float(), labels, weight=class_weight, reduction="none")
+    return (terms * proposal_weight).sum() / (len(labels) if class_weight is None else class_weight[labels].sum())

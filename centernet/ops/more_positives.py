@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .assign import CENTER, Objects, assign_levels, center_cells
+from .assign import CENTER, Objects, Positives, assign_levels, center_cells
 from .grid import Pyramid
 from .losses import iou_loss
 from .targets import TargetRules
@@ -29,7 +29,7 @@ class MorePositiveRules(NamedTuple):
 @torch.no_grad()
 def more_positives(
     objects: Objects, predicted_ltrb: Tensor, pyramid: Pyramid, targets: TargetRules, rules: MorePositiveRules
-) -> tuple[Tensor, Tensor]:
+) -> Positives:
     """Heatmap positives among the 3x3 cells around each centre, on every level.
 
     A candidate is positive when its box loss is below the ``topk``-th smallest of the object's candidates and below
@@ -40,10 +40,10 @@ def more_positives(
         predicted_ltrb: float ``[num_cells, 4]``, in strides.
 
     Returns:
-        ``(cells, labels)``, int64 ``[P]``, object-major, then level, then row by row.
+        Positives, object-major, then level, then row by row.
     """
     if len(objects.boxes) == 0:
-        return objects.classes.new_zeros(0), objects.classes.new_zeros(0)
+        return Positives(*(objects.classes.new_zeros(0) for _ in range(3)))
     cells = center_cells(objects, pyramid)
     nearest_side = cells.ltrb.amin(dim=-1)
     loss = iou_loss(predicted_ltrb.float()[cells.flat], cells.ltrb.clamp(min=0), rules.loss_type, offset=rules.offset)
@@ -56,4 +56,5 @@ def more_positives(
     limit = flat_loss.topk(rank, dim=1, largest=False).values[:, -1].clamp(max=rules.threshold)
     positive = loss < limit[:, None, None]
     positive[..., CENTER] |= center
-    return cells.flat[positive], objects.classes[:, None, None].expand_as(cells.flat)[positive]
+    owners = torch.arange(len(loss), device=loss.device)[:, None, None].expand_as(cells.flat)[positive]
+    return Positives(cells.flat[positive], objects.classes[owners], owners)

@@ -21,16 +21,20 @@ class Targets(NamedTuple):
     Attributes:
         positive_cells: int64 ``[P]``, heatmap positives; a cell may occur twice.
         positive_labels: int64 ``[P]``, their classes.
+        positive_objects: int64 ``[P]``, the objects they belong to.
         regression_cells: int64 ``[R]``, cells that regress a box, ascending, each once.
         regression_ltrb: float32 ``[R, 4]``, their targets: distances to the left, top, right, bottom side, in strides,
             > 0.
+        regression_objects: int64 ``[R]``, the objects whose boxes these are.
         heatmap: float32 ``[num_cells, C]``; ``C = 1`` when class-agnostic.
     """
 
     positive_cells: Tensor
     positive_labels: Tensor
+    positive_objects: Tensor
     regression_cells: Tensor
     regression_ltrb: Tensor
+    regression_objects: Tensor
     heatmap: Tensor
 
 
@@ -80,28 +84,29 @@ def build_targets(
 
 def regression_targets(
     cells: CenterCells, objects: Objects, assigned: Tensor, rho2: Tensor, pyramid: Pyramid
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cells of the 3x3 neighbourhoods that lie strictly inside their box, on the assigned levels.
 
     Where neighbourhoods overlap, the object with the smallest weighted distance ``u`` wins, the first one on ties.
 
     Returns:
-        ``(cells [R] int64 ascending, ltrb [R, 4] float32 in strides)``.
+        ``(cells [R] int64 ascending, ltrb [R, 4] float32 in strides, objects [R] int64)``.
     """
     mask = cells.inside & (cells.ltrb.amin(dim=-1) > 0) & assigned[..., None]
     flat, ltrb = cells.flat[mask], cells.ltrb[mask]
+    owners = torch.arange(len(mask), device=mask.device)[:, None, None].expand_as(mask)[mask]
     u = _distance_to_center(cells, objects, rho2, pyramid)
     u[..., CENTER] = 0  # the cell that holds the centre is the peak, wherever in the cell the centre lies
     u = u[mask]
     best = u.new_full((pyramid.num_cells,), math.inf).scatter_reduce_(0, flat, u, "amin")
     winner = u == best[flat]
-    flat, ltrb = flat[winner], ltrb[winner]
+    flat, ltrb, owners = flat[winner], ltrb[winner], owners[winner]
     # the mask is object-major and an object names a cell once, so a stable sort leaves the first object in front
     order = torch.argsort(flat, stable=True)
-    flat, ltrb = flat[order], ltrb[order]
+    flat, ltrb, owners = flat[order], ltrb[order], owners[order]
     first = torch.ones_like(flat, dtype=torch.bool)
     first[1:] = flat[1:] != flat[:-1]
-    return flat[first], ltrb[first]
+    return flat[first], ltrb[first], owners[first]
 
 
 def _distance_to_center(cells: CenterCells, objects: Objects, rho2: Tensor, pyramid: Pyramid) -> Tensor:

@@ -46,7 +46,7 @@ def test_published_positives():
     assert torch.allclose(
         (BOXES[:, 2:] - BOXES[:, :2]).norm(dim=1) / 2, torch.tensor([64.0312, 32.0156, 136.4047, 10.6301]), atol=1e-4
     )
-    cells, labels = center_positives(objects(), assigned, Pyramid(SIZES, STRIDES, 1))
+    cells, labels, _ = center_positives(objects(), assigned, Pyramid(SIZES, STRIDES, 1))
     assert cells.tolist() == [264, 580, 143, 583, 659, 410]
     assert labels.tolist() == [1, 1, 2, 1, 1, 0]
 
@@ -64,11 +64,11 @@ def test_centers_outside_the_map_are_clamped_to_it():
     pyramid = Pyramid(((4, 4),), (8,), 1)
     outside = objects(torch.tensor([[-100.0, 10, -20, 14], [30, 30, 90, 90]]), torch.tensor([3, 5]))
     assigned = torch.ones(2, 1, dtype=torch.bool)
-    cells, labels = center_positives(outside, assigned, pyramid)
+    cells, labels, _ = center_positives(outside, assigned, pyramid)
     assert cells.tolist() == [4, 15]
     assert labels.tolist() == [3, 5]
     # as published: the index runs on into another row, or out of the batch (dropped)
-    cells, labels = center_positives(outside, assigned, pyramid, clamp=False)
+    cells, labels, _ = center_positives(outside, assigned, pyramid, clamp=False)
     assert cells.tolist() == []
     one_too_far = objects(torch.tensor([[30.0, 8, 40, 12]]), torch.tensor([1]))
     assert center_positives(one_too_far, assigned[:1], pyramid, clamp=False)[0].tolist() == [8]
@@ -78,7 +78,7 @@ def test_centers_outside_the_map_are_clamped_to_it():
 def test_image_sizes_clamp_centers_first():
     pyramid = Pyramid(((4, 4),), (8,), 1)
     wide = objects(torch.tensor([[10.0, 0, 50, 8]]), torch.tensor([0]))
-    cells, _ = center_positives(wide, torch.ones(1, 1, dtype=torch.bool), pyramid, image_sizes=[(32, 20)])
+    cells, *_ = center_positives(wide, torch.ones(1, 1, dtype=torch.bool), pyramid, image_sizes=[(32, 20)])
     assert cells.tolist() == [2]  # x = 30 moved to 19
 
 
@@ -87,7 +87,7 @@ def test_shared_cells_count_each_object_unless_unique():
     twins = objects(torch.tensor([[8.0, 8, 16, 16], [9, 9, 15, 15], [8, 8, 16, 16]]), torch.tensor([1, 1, 2]))
     assigned = torch.ones(3, 1, dtype=torch.bool)
     assert center_positives(twins, assigned, pyramid)[0].tolist() == [5, 5, 5]
-    cells, labels = center_positives(twins, assigned, pyramid, unique=True)
+    cells, labels, _ = center_positives(twins, assigned, pyramid, unique=True)
     assert sorted(zip(cells.tolist(), labels.tolist(), strict=True)) == [(5, 1), (5, 2)]
 
 

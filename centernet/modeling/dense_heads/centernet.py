@@ -199,7 +199,8 @@ class CenterNet(nn.Module):
         Args:
             images: only ``image_sizes`` is read, and the pictures when debugging.
             features_dict: ``{name: [B, C, H_l, W_l]}``.
-            gt_instances: in training, ``gt_boxes`` (xyxy, network-input pixels) and ``gt_classes`` of each image.
+            gt_instances: in training, ``gt_boxes`` (xyxy, network-input pixels) and ``gt_classes`` of each image;
+                possibly ``gt_scores`` (float in [0, 1]), weights of the objects in the positive and box terms.
 
         Returns:
             In training ``(proposals or None, losses)``; proposals are detached and carry ``proposal_boxes`` and
@@ -248,6 +249,8 @@ class CenterNet(nn.Module):
         # float32 also for a model in half precision, which counts exactly to 2,048 only
         num_positives = ltrb.new_tensor(len(targets.positive_cells), dtype=torch.float32)
         normaliser = self._mean_over_processes(num_positives)
+        object_weight = _object_weight(gt_instances)
+        positive_weight = None if object_weight is None else object_weight[targets.positive_objects]
         losses = {}
         if not self.only_proposal:
             positive, negative = heatmap_focal_loss(
@@ -256,10 +259,11 @@ class CenterNet(nn.Module):
                 targets.positive_cells,
                 targets.positive_labels,
                 self.focal_rules,
+                positive_weight,
             )
             losses["loss_centernet_pos"] = self.pos_weight * positive / normaliser
             losses["loss_centernet_neg"] = self.neg_weight * negative / normaliser
-        losses["loss_centernet_loc"] = self._box_loss(ltrb, targets)
+        losses["loss_centernet_loc"] = self._box_loss(ltrb, targets, object_weight)
         if self.with_agn_hm:
             positive, negative = heatmap_focal_loss(
                 flatten_levels(agnostic),
@@ -267,6 +271,7 @@ class CenterNet(nn.Module):
                 targets.positive_cells,
                 torch.zeros_like(targets.positive_cells),
                 self.focal_rules,
+                positive_weight,
             )
             losses["loss_centernet_agn_pos"] = self.pos_weight * positive / normaliser
             losses["loss_centernet_agn_neg"] = self.neg_weight * negative / normaliser
@@ -291,16 +296,20 @@ class CenterNet(nn.Module):
         targets = build_targets(objects, pyramid, self.target_rules, image_sizes=sizes)
         if not self.more_pos:
             return targets
-        cells, labels = more_positives(objects, ltrb, pyramid, self.target_rules, self.more_positive_rules)
-        return targets._replace(positive_cells=cells, positive_labels=labels)
+        more = more_positives(objects, ltrb, pyramid, self.target_rules, self.more_positive_rules)
+        return targets._replace(
+            positive_cells=more.cells, positive_labels=more.labels, positive_objects=more.objects
+        )
 
-    def _box_loss(self, ltrb: Tensor, targets: Targets) -> Tensor:
+    def _box_loss(self, ltrb: Tensor, targets: Targets, object_weight: Tensor | None) -> Tensor:
         loss = iou_loss(
             ltrb[targets.regression_cells], targets.regression_ltrb, self.loc_loss_type, offset=self.iou_offset
         )
         weight = torch.ones_like(loss)
         if not self.not_norm_reg:
             weight = targets.heatmap.amax(dim=1)[targets.regression_cells]
+        if object_weight is not None:  # not part of the normaliser: an uncertain object teaches less
+            loss = loss * object_weight[targets.regression_objects]
         # the sum of no element is 0 and still has a graph: DDP wants a gradient of a batch without objects, too
         return self.reg_weight * (weight * loss).sum() / self._mean_over_processes(weight.sum())
 
@@ -330,3 +339,12 @@ class CenterNet(nn.Module):
                 {f"{kind} of '{n}'": m for n, m in zip(self.in_features, maps, strict=True) if m is not None}
             )
         self.check_finite(suspects, outputs)
+
+
+def _object_weight(gt_instances: Sequence[Instances]) -> Tensor | None:
+    """``gt_scores`` of all objects of a batch, float32 ``[N]``, 1 where an image has none; None if no image has."""
+    if not any(x.has("gt_scores") for x in gt_instances):
+        return None
+    return torch.cat(
+        [x.gt_scores if x.has("gt_scores") else x.gt_boxes.tensor.new_ones(len(x)) for x in gt_instances]
+    ).float()

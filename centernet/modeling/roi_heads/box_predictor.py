@@ -8,18 +8,21 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec, cat
+from detectron2.layers import ShapeSpec, cat, ciou_loss, diou_loss
 from detectron2.modeling.roi_heads.fast_rcnn import (
     FastRCNNOutputLayers,
     _log_classification_stats,
     fast_rcnn_inference,
 )
 from detectron2.structures import Instances
+from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor, nn
 
 from ...ops.federated import federated_classes
 from ...ops.losses import sigmoid_cross_entropy, softmax_cross_entropy
-from .fed_loss import load_class_freq
+from .fed_loss import class_weights_of
+
+_IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 
 class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
@@ -74,8 +77,7 @@ class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
             arguments.pop(name, None)
         freq_weight = None
         if node.USE_FED_LOSS:
-            num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-            freq_weight = load_class_freq(node.CAT_FREQ_PATH, node.FED_LOSS_FREQ_WEIGHT, num_classes)
+            freq_weight = class_weights_of(cfg)
         return {
             **arguments,
             "mult_proposal_score": node.MULT_PROPOSAL_SCORE,
@@ -89,6 +91,8 @@ class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_box_reg`` of sampled proposals (``gt_classes``, ``gt_boxes``, ``proposal_boxes``).
 
+        Where proposals carry ``gt_scores`` (float in [0, 1]), these are weights of the foreground ones.
+
         Args:
             predictions: ``(logits [R, C + 1], deltas [R, 4] or [R, C * 4])``.
         """
@@ -100,11 +104,40 @@ class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
             gt_boxes = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
         else:
             boxes = gt_boxes = deltas.new_zeros((0, 4))
+        weight = self._proposal_weight(proposals, gt_classes)
         classify = sigmoid_cross_entropy if self.sigmoid_ce else softmax_cross_entropy
         return {
-            "loss_cls": classify(logits, gt_classes, self._class_weight(gt_classes)),
-            "loss_box_reg": self.box_reg_loss(boxes, gt_boxes, deltas, gt_classes),
+            "loss_cls": classify(logits, gt_classes, self._class_weight(gt_classes), weight),
+            "loss_box_reg": self._box_loss(boxes, gt_boxes, deltas, gt_classes, weight),
         }
+
+    def _proposal_weight(self, proposals: list[Instances], gt_classes: Tensor) -> Tensor | None:
+        """``gt_scores`` of foreground proposals, 1 for background, float32 ``[R]``; None if no image has them."""
+        if not any(p.has("gt_scores") for p in proposals):
+            return None
+        scores = [p.gt_scores if p.has("gt_scores") else p.proposal_boxes.tensor.new_ones(len(p)) for p in proposals]
+        weight = cat(scores).float()
+        return torch.where(gt_classes < self.num_classes, weight, torch.ones_like(weight))
+
+    def _box_loss(
+        self, boxes: Tensor, gt_boxes: Tensor, deltas: Tensor, gt_classes: Tensor, weight: Tensor | None
+    ) -> Tensor:
+        """detectron2's ``box_reg_loss``, with a weight ``[R]`` on each proposal's term."""
+        if weight is None:
+            return self.box_reg_loss(boxes, gt_boxes, deltas, gt_classes)
+        foreground = (gt_classes < self.num_classes).nonzero()[:, 0]
+        if deltas.shape[1] == boxes.shape[1]:
+            deltas = deltas[foreground]
+        else:
+            deltas = deltas.view(len(deltas), self.num_classes, -1)[foreground, gt_classes[foreground]]
+        boxes, gt_boxes = boxes[foreground], gt_boxes[foreground]
+        if self.box_reg_loss_type == "smooth_l1":
+            wanted = self.box2box_transform.get_deltas(boxes, gt_boxes)
+            terms = smooth_l1_loss(deltas, wanted, self.smooth_l1_beta, reduction="none").sum(dim=1)
+        else:
+            predicted = self.box2box_transform.apply_deltas(deltas, boxes)
+            terms = _IOU_LOSSES[self.box_reg_loss_type](predicted, gt_boxes, reduction="none")
+        return (terms * weight[foreground]).sum() / max(len(gt_classes), 1)
 
     def _class_weight(self, gt_classes: Tensor) -> Tensor | None:
         """1 for the classes of this step, 0 for the others, float32 ``[C]``; None without federated loss."""

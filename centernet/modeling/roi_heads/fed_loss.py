@@ -3,21 +3,68 @@
 import importlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
 from ...errors import UserError
 from ...ops.federated import federated_classes
 
-__all__ = ["get_fed_loss_inds", "load_class_freq"]
+__all__ = ["class_weights_of", "count_images", "get_fed_loss_inds", "load_class_freq"]
 
 _DATASETS = "detectron2.data.datasets"
 _LVIS = {1203: "v1", 1230: "v0_5"}  # number of classes: version, as in the names of detectron2's modules
 # Mean number of images of a rare, common and frequent class, LVIS v1 training set.
 _MEAN_IMAGES = {"r": 4.4, "c": 39.0, "f": 843.1}
+
+
+def class_weights_of(cfg: CfgNode) -> Tensor:
+    """Sampling weight of each class, float32 ``[C]``, for the model of a config.
+
+    From ``ROI_BOX_HEAD.CAT_FREQ_PATH`` if that file exists, else from the table of LVIS if the model has its number
+    of classes, else from the images of ``DATASETS.TRAIN``. Where these are not there either the weights are equal, with
+    a warning: a trained model is used without its training data, and brings its weights along.
+    """
+    node, num_classes = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if Path(node.CAT_FREQ_PATH).is_file() or num_classes in _LVIS:
+        return load_class_freq(node.CAT_FREQ_PATH, node.FED_LOSS_FREQ_WEIGHT, num_classes)
+    try:
+        counts = count_images(cfg.DATASETS.TRAIN, num_classes)
+    except UserError as error:
+        _log_once(logging.WARNING, f"the federated loss gives all classes the same chance to be drawn: {error}")
+        return torch.ones(num_classes)
+    _log_once(logging.INFO, f"the federated loss counts the images of each class in {', '.join(cfg.DATASETS.TRAIN)}")
+    return counts**node.FED_LOSS_FREQ_WEIGHT
+
+
+def count_images(names: Sequence[str], num_classes: int) -> Tensor:
+    """Images with each class in registered data sets together, float32 ``[C]``; crowds do not count.
+
+    A class without images counts as one image, so that it too is drawn and unlearned where it is absent.
+
+    Raises:
+        UserError: no data set, or one that is not registered, lacks its files or has classes from ``num_classes`` on.
+    """
+    if not names:
+        raise UserError("DATASETS.TRAIN is empty, so there are no images to count")
+    counts = torch.zeros(num_classes)
+    for name in names:
+        if name not in DatasetCatalog.list():
+            raise UserError(f"dataset '{name}' is not registered, so its images cannot be counted")
+        for record in DatasetCatalog.get(name):
+            present = {a["category_id"] for a in record.get("annotations", ()) if not a.get("iscrowd", 0)}
+            if present and max(present) >= num_classes:
+                raise UserError(
+                    f"dataset '{name}' has class number {max(present)}, but MODEL.ROI_HEADS.NUM_CLASSES is "
+                    f"{num_classes}"
+                )
+            counts[sorted(present)] += 1
+    return counts.clamp(min=1)
 
 
 def load_class_freq(

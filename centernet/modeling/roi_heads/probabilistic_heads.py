@@ -12,7 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from torch import Tensor, nn
 
 from ...ops.detections import PaddedDetections, clip_boxes
@@ -143,6 +143,17 @@ class ProbabilisticCascadeROIHeads(_PaddedInference, CascadeROIHeads):
             for head, w in zip(parts["box_heads"], weights, strict=True)
         ]
         return parts
+
+    def _match_and_label_boxes(
+        self, proposals: list[Instances], stage: int, targets: list[Instances]
+    ) -> list[Instances]:
+        """detectron2's, which hands on classes and boxes of the matched objects, and their ``gt_scores``."""
+        proposals = super()._match_and_label_boxes(proposals, stage, targets)
+        for proposal, target in zip(proposals, targets, strict=True):
+            if target.has("gt_scores") and len(target):
+                overlap = pairwise_iou(target.gt_boxes, proposal.proposal_boxes)
+                proposal.gt_scores = target.gt_scores[overlap.max(dim=0).indices]
+        return proposals
 
     def _stages(self) -> Sequence[tuple[nn.Module, ProbabilisticBoxPredictor]]:
         return list(zip(self.box_head, self.box_predictor, strict=True))

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Does self-training help? A teacher on a tenth of the labels, its pseudo labels on the rest, a student on both.
+
+    python tools/benchmarks/self_training.py --data datasets/bccd --seeds 1 2 3
+
+For each seed: a random tenth of the training images keeps its labels, the teacher trains on it, tools/pseudo_label.py
+runs the teacher over the others, whose labels nobody sees, and the student trains on labels and pseudo labels for as
+many iterations, from the same ImageNet weights. Both are scored on the validation images. Every step is a command of
+its own; what is finished is not done again, so an interrupted run goes on.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# for two CPU cores: small pictures, constant early layers and batch norms, thin heads
+SMALL = [
+    *("INPUT.MIN_SIZE_TRAIN", (176, 192, 208), "INPUT.MIN_SIZE_TEST", 192, "DATALOADER.NUM_WORKERS", 1),
+    *("MODEL.TIMM.FREEZE_AT", 2, "MODEL.TIMM.NORM", "FrozenBN", "MODEL.FPN.OUT_CHANNELS", 64),
+    *("MODEL.CENTERNET.POST_NMS_TOPK_TRAIN", 128, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 64),
+    *("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 1),
+]
+
+
+def split_labels(data: Path, folder: Path, seed: int, fraction: float) -> None:
+    """Write ``labelled.json`` (a random part of the training images) and ``unlabelled.json`` (the others, bare)."""
+    content = json.loads((data / "annotations" / "instances_train.json").read_text())
+    images = sorted(content["images"], key=lambda image: image["id"])
+    kept = {image["id"] for image in random.Random(seed).sample(images, round(fraction * len(images)))}
+    shared = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
+    labelled = {
+        **shared,
+        "images": [image for image in images if image["id"] in kept],
+        "annotations": [a for a in content["annotations"] if a["image_id"] in kept],
+    }
+    unlabelled = {**shared, "images": [image for image in images if image["id"] not in kept]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "labelled.json").write_text(json.dumps(labelled))
+    (folder / "unlabelled.json").write_text(json.dumps(unlabelled))
+
+
+def run(script: str, *words: object) -> None:
+    """One command of this repository; ends the program if it fails."""
+    command = [sys.executable, str(REPOSITORY / script), *map(str, words)]
+    print("+", " ".join(command), flush=True)
+    subprocess.run(command, check=True)
+
+
+def train(options: argparse.Namespace, name: str, folder: Path, train_sets: list[str], seed: int) -> float:
+    """AP of a model on the validation images, trained if it is not there yet."""
+    output = folder / name
+    if not (output / "model_final.pth").is_file():
+        steps = (round(0.7 * options.iterations), round(0.9 * options.iterations))
+        run(
+            "train_net.py", options.config_file, "--resume", "OUTPUT_DIR", output, "SEED", seed,
+            "DATASETS.TRAIN", tuple(train_sets), "DATASETS.TEST", (coco(options.data, "instances_val.json"),),
+            "SOLVER.MAX_ITER", options.iterations, "SOLVER.STEPS", steps, "SOLVER.WARMUP_ITERS", 50,
+            *SMALL, *options.opts,
+        )  # fmt: skip
+    rows = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return next(row["bbox/AP"] for row in reversed(rows) if "bbox/AP" in row)
+
+
+def coco(data: Path, json_file: str | Path) -> str:
+    """Name of a COCO-format data set whose images are those of ``data``."""
+    return f"coco_json:{data / 'annotations' / json_file}:{data / 'images'}"
+
+
+def one_seed(options: argparse.Namespace, seed: int) -> tuple[float, float]:
+    """AP of teacher and student."""
+    folder = (options.output / f"seed{seed}").resolve()
+    split_labels(options.data, folder, seed, options.fraction)
+    labelled = coco(options.data, folder / "labelled.json")
+    teacher = train(options, "teacher", folder, [labelled], seed)
+    if options.teachers_only:
+        return teacher, float("nan")
+    run(
+        "tools/pseudo_label.py", "--config-file", folder / "teacher" / "config.yaml",
+        "--input", folder / "unlabelled.json", "--image-root", options.data / "images",
+        "--output", folder / "pseudo.json", "--threshold", options.threshold,
+        "--opts", "MODEL.WEIGHTS", folder / "teacher" / "model_final.pth",
+    )  # fmt: skip
+    pseudo = coco(options.data, folder / "pseudo.json")
+    return teacher, train(options, "student", folder, [labelled, pseudo], seed)
+
+
+def main() -> None:
+    """All seeds, one after the other, and a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", type=Path, default=Path("datasets/bccd"), help="images/ and annotations/instances_{train,val}.json")
+    add("--config-file", default=str(REPOSITORY / "configs/demo/CenterNet2_MobileNetV2_bccd.yaml"))
+    add("--output", type=Path, default=Path("output/self_training"))
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    add("--fraction", type=float, default=0.1, help="of the training images that keeps its labels")
+    add("--iterations", type=int, default=300, help="of teacher and of student")
+    add("--threshold", type=float, default=0.5, help="of the pseudo labels")
+    add("--teachers-only", action="store_true")
+    add("--opts", nargs=argparse.REMAINDER, default=[], help="config settings of all trainings")
+    options = parser.parse_args()
+    options.data = options.data.resolve()
+    scores = [one_seed(options, seed) for seed in options.seeds]
+    print("| seed | teacher AP | student AP | gain |\n|---|---|---|---|")
+    for seed, (teacher, student) in zip(options.seeds, scores, strict=True):
+        print(f"| {seed} | {teacher:.1f} | {student:.1f} | {student - teacher:+.1f} |")
+    teacher, student = (mean(column) for column in zip(*scores, strict=True))
+    print(f"| mean | {teacher:.1f} | {student:.1f} | {student - teacher:+.1f} |")
+
+
+if __name__ == "__main__":
+    main()
