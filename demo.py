@@ -13,6 +13,7 @@ from centernet.inference.outputs import plan_outputs
 from centernet.inference.runner import Report, run_frames, run_images, run_videos
 from centernet.inference.sources import Inputs, check_single_input, find_inputs, open_webcam
 from centernet.inference.video import check_display
+from centernet.model_zoo import resolve_config_file
 
 EXIT_SOME_FAILED = 1
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "CenterNet2_R50_1x.yaml"
@@ -102,7 +103,7 @@ def build_demo(args: argparse.Namespace) -> VisualizationDemo:
             "which model? Give its config and trained weights: --config-file FILE --opts MODEL.WEIGHTS FILE "
             f"(with the weights alone, the config is {DEFAULT_CONFIG.name})"
         )
-    cfg = load_config(args.config_file or DEFAULT_CONFIG, args.opts)
+    cfg = load_config(resolve_config_file(args.config_file or DEFAULT_CONFIG), args.opts)
     set_score_threshold(cfg, args.confidence_threshold)
     resolve_device(cfg)
     return VisualizationDemo(cfg, score_threshold=args.confidence_threshold)

@@ -18,6 +18,7 @@ from centernet.config_file import load_config, resolve_device, resolve_output_di
 from centernet.data.own_data import BAD_DATA, use_own_data
 from centernet.engine import run
 from centernet.errors import UserError, command_line
+from centernet.model_zoo import resolve_config_file
 
 EXAMPLES = """
 examples:
@@ -121,7 +122,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Writes nothing, except, with ``args.data``, the data in COCO format to OUTPUT_DIR/data.
     """
-    cfg = load_config(args.config_file, args.opts or ())
+    cfg = load_config(resolve_config_file(args.config_file), args.opts or ())
     resolve_output_dir(cfg, args.config_file)
     if getattr(args, "num_gpus", None) == 0:
         cfg.MODEL.DEVICE = "cpu"

@@ -30,8 +30,8 @@ def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     """Read a config.
 
     Args:
-        config_file: path of a YAML file; its ``_BASE_`` files (one or a list) are relative to it. Where there is no
-            such file, a name of the model zoo. '' for the defaults alone.
+        config_file: path of a YAML file; its ``_BASE_`` files (one or a list) are relative to it; '' for
+            the defaults alone.
         opts: overrides, ``[KEY, VALUE, ...]``; a value is read as a Python literal where it is one.
 
     Returns:
@@ -45,7 +45,7 @@ def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_centernet_config(cfg)
     if str(config_file):
-        for entry in _entries_with_bases(_shipped_file(str(config_file)), ()):
+        for entry in _entries_with_bases(str(config_file), ()):
             _assign(cfg, entry)
     if len(opts) % 2:
         raise UserError(_odd_overrides(list(opts)))
@@ -125,19 +125,6 @@ def _entries_with_bases(path: str, chain: tuple[str, ...]) -> Iterator[_Entry]:
             for base in map(str, bases):
                 yield from _entries_with_bases(_beside(path, base), (*chain, real))
     yield from (entry for entry in entries if entry.key != _BASE_KEY)
-
-
-def _shipped_file(path: str) -> str:
-    """The config file that ``path`` means: itself, or that of a name of the zoo."""
-    if "/" in path or path.endswith((".yaml", ".yml")) or os.path.exists(path):
-        return path
-    from .model_zoo.lookup import find, get_config_file, near_names  # here: the zoo's models need this module
-
-    if find(path):
-        return get_config_file(path)
-    if near := near_names(path):
-        raise UserError(f"the config file {path} does not exist; did you mean the zoo's {' or '.join(near)}?")
-    return path
 
 
 def _beside(path: str, base: str) -> str:

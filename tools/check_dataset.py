@@ -22,6 +22,7 @@ from centernet.config_file import load_config
 from centernet.data.doctor import examine_data, examine_registered
 from centernet.data.doctor_report import summary_lines, write_report
 from centernet.errors import UserError, command_line
+from centernet.model_zoo import resolve_config_file
 
 EXIT_ERRORS = 1
 
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     if bool(options.names) == bool(options.data):
         raise UserError("name the data, either --data PATH or registered names such as digits_train digits_val")
     logging.getLogger("centernet").setLevel(logging.ERROR)  # the report says it all
-    cfg = load_config(options.config_file, options.opts)
+    cfg = load_config(resolve_config_file(options.config_file), options.opts)
     if options.data:
         report = examine_data(options.data, cfg, progress=show_progress)
     else:

@@ -23,12 +23,10 @@ INTRODUCTION = """\
 
 AP and FPS are **as published by the authors**: AP of boxes in percent, tested at one scale; images a second on a
 Titan Xp and a Titan RTX. No published checkpoint and no COCO were at hand when this package was written: neither has
-been measured here. What was compared with the published code, given the same weights and inputs, stands in the last
-column (`tests/golden`):
-
-- **numbers**: features, first-stage outputs and losses, detections; where the published code's full dumps are at
-  hand, also batches, all losses and gradient norms (`test_reference_dumps.py`)
-- **names**: names, shapes and order of all weights; the parts are those of a model whose numbers were compared
+been measured here. **Same numbers** means: given the same weights and images, features, detections (single images and
+batches), all losses and the gradient norm of every parameter are those of the published code
+(`tests/golden/test_reference_dumps.py`, which needs the published code's dumps; `test_fingerprints.py` has a part of
+them with it).
 
 By name, from Python and on the command line:
 
@@ -83,7 +81,7 @@ def table(rows: Sequence[Row]) -> str:
         "data": ["" if row.dataset == "COCO" else f"{row.dataset}: {row.metric}" for row in rows],
         "parameters": [f"{row.parameters:,}" for row in rows],
         "weights": [links(row) for row in rows],
-        "compared": [row.compared for row in rows],
+        "same numbers": ["yes" if row.compared else "" for row in rows],
     }
     shown = {title: cells for title, cells in columns.items() if any(cells)}
     lines = [shown.keys(), ["---"] * len(shown), *zip(*shown.values(), strict=True)]

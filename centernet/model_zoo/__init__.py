@@ -7,7 +7,7 @@
 """
 
 from .checkpoints import get_checkpoint, register_zoo_addresses
-from .lookup import get_config_file, info, names
+from .lookup import get_config_file, info, names, resolve_config_file
 from .models import get, get_config
 from .rows import PSEUDO_LABELS, Row, drive_page
 
@@ -22,4 +22,5 @@ __all__ = [
     "info",
     "names",
     "register_zoo_addresses",
+    "resolve_config_file",
 ]

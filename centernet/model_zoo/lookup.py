@@ -1,12 +1,13 @@
 """Rows of the zoo by name, and where their config files are."""
 
 import difflib
+import os
 from pathlib import Path
 
 from ..errors import UserError
 from .rows import ROWS, Row
 
-__all__ = ["config_folder", "find", "get_config_file", "info", "near_names", "names"]
+__all__ = ["config_folder", "find", "get_config_file", "info", "near_names", "names", "resolve_config_file"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _BY_NAME = {name: row for row in ROWS for name in (row.name, *row.aliases)}
@@ -58,3 +59,20 @@ def get_config_file(name: str) -> str:
     if not path.is_file():
         raise UserError(f"{path} is missing: install this package again, or work in a whole checkout of it")
     return str(path)
+
+
+def resolve_config_file(path: str | Path) -> str:
+    """The config file that a command line means: ``path`` itself, or that of a name of the zoo where there is no such
+    file.
+
+    Raises:
+        UserError: it is neither, but much like a name of the zoo.
+    """
+    path = str(path)
+    if not path or "/" in path or path.endswith((".yaml", ".yml")) or os.path.exists(path):
+        return path
+    if find(path):
+        return get_config_file(path)
+    if near := near_names(path):
+        raise UserError(f"the config file {path} does not exist; did you mean the zoo's {' or '.join(near)}?")
+    return path

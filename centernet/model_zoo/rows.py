@@ -10,7 +10,6 @@ from typing import Literal
 __all__ = ["PSEUDO_LABELS", "ROWS", "Row", "drive_page"]
 
 Family = Literal["one stage", "two stages", "LVIS v1", "Objects365", "no published row", "timm", "demo"]
-Compared = Literal["numbers", "names", ""]
 
 # COCO format, of Scaled-YOLOv4 on COCO's unlabelled images, scores from 0.5
 PSEUDO_LABELS = ("1R9tHlUaIrujmK6T08yJ0T77b2XzekisC", "1LMBjtHhLp6dYf6MjwEQmzCLWQLkmWPpw")
@@ -40,8 +39,7 @@ class Row:
         parameters: trained or not, without buffers.
         drive_ids: Google Drive files of the trained weights, the newest link first.
         pseudo_labels: Google Drive files that training needs besides the dataset.
-        compared: with the published code, given the same weights: 'numbers' (features, losses, detections), or
-            'names' (names, shapes and order of all weights).
+        compared: features, detections, losses and gradients are those of the published code, given the same weights.
         notes: what one has to know.
         aliases: other names in use.
         folder: of the config, inside ``configs``.
@@ -56,7 +54,7 @@ class Row:
     parameters: int = 0
     drive_ids: tuple[str, ...] = ()
     pseudo_labels: tuple[str, ...] = ()
-    compared: Compared = ""
+    compared: bool = False
     notes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     folder: str = ""
@@ -80,7 +78,7 @@ _ONE_STAGE = (
         fps=(50, 71),
         parameters=19_846_749,
         drive_ids=("1AVfs9OoLePk_sqTPvqdRi1cXmO2cD0W_", "1lNBhVHnZAEBRD66MFaHjm5Ij6Z4KYrJq"),
-        compared="numbers",
+        compared=True,
         notes=(
             "CenterNet of 2019 (one map of stride 4) with box sides from the centre, GIoU loss on the 3x3 cells around "
             "it, more positives where the box is right already, crops of 0.1 to 2 times the size, no colour changes, "
@@ -94,7 +92,7 @@ _ONE_STAGE = (
         fps=(20, 24),
         parameters=32_241_945,
         drive_ids=("1iYlmjsBt9YIcaI8NzEwiMoaDDMHRmcR9", "1rVG1YTthMXvutC6jr9KoE2DthT5-jhGj"),
-        compared="numbers",
+        compared=True,
         notes=("the same on an FPN: an object belongs to the levels of its size; short edge 640 to 800, 12 epochs",),
     ),
 )
@@ -106,7 +104,7 @@ _TWO_STAGES = (
         ap=41.7,
         fps=(22, 27),
         parameters=43_680_287,
-        compared="numbers",
+        compared=True,
         notes=("one box head (Faster R-CNN) instead of the cascade; no checkpoint was published",),
     ),
     Row(
@@ -116,7 +114,7 @@ _TWO_STAGES = (
         fps=(18, 24),
         parameters=71_645_897,
         drive_ids=("1Qn0E_F1cmXtKPEdyZ_lSt-bnM9NueQpq", "1Osu1J_sskt_1FaGdfJKa4vd2N71TWS9W"),
-        compared="numbers",
+        compared=True,
     ),
     Row(
         name="CenterNet2_X101-DCN_2x",
@@ -125,7 +123,7 @@ _TWO_STAGES = (
         fps=(6, 8),
         parameters=142_009_506,
         drive_ids=("1yuJbIlUgMiXdaDWRWArcsRsSoHti9e1y", "1IHgpUHVJWpvMuFUUetgKWsw27pRNN2oK"),
-        compared="numbers",
+        compared=True,
     ),
     Row(
         name="CenterNet2_DLA-BiFPN-P3_4x",
@@ -134,7 +132,7 @@ _TWO_STAGES = (
         fps=(40, 50),
         parameters=47_618_043,
         drive_ids=("1UGrnOE0W8Tgu6ffcCOQEbeUgThtDkbuQ", "12GUNlDW9RmOs40UEMSiiUsk5QK_lpGsE"),
-        compared="numbers",
+        compared=True,
         notes=(_FCOS_NECK, "training recipe of AdelaiDet's real-time FCOS"),
     ),
     Row(
@@ -144,7 +142,7 @@ _TWO_STAGES = (
         fps=(40, 50),
         parameters=47_618_043,
         drive_ids=("17osgvr_Zhp9SS2uMa_YLiKwkKJIDtwPZ", "15ZES1ySxubDPzKsHPA7pYg8o_Vwmf-Mb"),
-        compared="names",
+        compared=True,
         notes=(_FCOS_NECK, "the 4x schedule six times in a row, each from learning rate 0.01"),
     ),
     Row(
@@ -154,7 +152,7 @@ _TWO_STAGES = (
         fps=(9, 13),
         parameters=93_509_616,
         drive_ids=("1YiJm7UtMstl63E8I4qQ8owteYC5zRFuQ", "1S7_GE8ZDQBWuLEfKHkxzeF3KBsxsbABg"),
-        compared="numbers",
+        compared=True,
         notes=(_BGR, "trained on crops of 896, tested at 800/1333", _RES2NET, _RESIZE_CROP),
     ),
     Row(
@@ -164,7 +162,7 @@ _TWO_STAGES = (
         fps=(6, 8),
         parameters=139_440_501,
         drive_ids=("1BIfEH04Lm3EvW9ov76yEPntUOJxaVoKd", "14EBHNMagBCNTQjOXcHoZwLYIi2lFIm7F"),
-        compared="numbers",
+        compared=True,
         notes=(_BGR, "trained on crops of 1280 (GPUs of 24 GB), tested at 800/1333", _RES2NET, _RESIZE_CROP),
     ),
     Row(
@@ -175,7 +173,7 @@ _TWO_STAGES = (
         parameters=139_440_501,
         drive_ids=("1GZyzJLB3FTcs8C7MpZRQWw44liYPyOMD", "11ww9VlOi_nhpdsU_vBAecSxBU0dR_JzW"),
         pseudo_labels=PSEUDO_LABELS,
-        compared="names",
+        compared=True,
         notes=(
             _SELF_TRAINING,
             "starts from CenterNet2_R2-101-DCN-BiFPN_1280_4x for another 4x; sees RGB images, unlike that one; crops "
@@ -209,7 +207,7 @@ _OTHER_DATA = (
         ap=26.5,
         parameters=75_099_122,
         drive_ids=("1oOOKEDQIWW19AHhfnTb7HYZ3Z9gkZn_K", "1gT9e-tNw8uzEBaCadQuoOOP2TEYa4kKP"),
-        compared="numbers",
+        compared=True,
         notes=("rare classes are repeated (repeat factor sampling)",),
     ),
     Row(
@@ -220,7 +218,7 @@ _OTHER_DATA = (
         ap=28.3,
         parameters=75_099_122,
         drive_ids=("1ETurGA7KIC5XMkMBI8MOIMDD_iJyMTif", "1a9UjheMCKax0qAKEwPVpq2ZHN6vpqJv8"),
-        compared="numbers",
+        compared=True,
         notes=("the same with the federated loss (arXiv 2103.07461, appendix D)",),
     ),
     Row(
@@ -231,7 +229,7 @@ _OTHER_DATA = (
         ap=22.6,
         parameters=72_522_272,
         drive_ids=("11d1Qx75otBAQQL2raxMTVJb17Qr56M3O", "18fG6xGchAlpNp5sx8RAtwadGkS-gdIBU"),
-        compared="numbers",
+        compared=True,
         notes=("images are drawn by class (class-aware sampling)",),
     ),
 )
@@ -241,7 +239,7 @@ _NO_ROW = (
         name="CenterNet2_DLA-BiFPN-P5_640_16x",
         family="no published row",
         parameters=49_586_706,
-        compared="numbers",
+        compared=True,
         notes=("without self-training",),
     ),
     Row(
@@ -249,7 +247,7 @@ _NO_ROW = (
         family="no published row",
         parameters=49_586_706,
         pseudo_labels=PSEUDO_LABELS,
-        compared="names",
+        compared=True,
         notes=(_SELF_TRAINING, "the author's answer to where the config of the 24x row is"),
     ),
     Row(
@@ -257,7 +255,7 @@ _NO_ROW = (
         family="no published row",
         parameters=49_463_666,
         pseudo_labels=PSEUDO_LABELS,
-        compared="numbers",
+        compared=True,
         notes=(_SELF_TRAINING, "the FCOS-style BiFPN; was the config of the 24x row in the first release"),
     ),
     Row(
@@ -278,7 +276,7 @@ _NO_ROW = (
         dataset="nuImages",
         metric="box and mask AP, val",
         parameters=34_778_821,
-        compared="numbers",
+        compared=True,
         notes=("with masks; stride 4",),
     ),
 )
