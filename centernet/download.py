@@ -289,8 +289,6 @@ def _write(response: Any, part: _Part, have: int, total: int | None) -> None:
 def _read(response: Any) -> bytes:
     try:
         return response.read1(_CHUNK)  # what is there already: a connection lost later costs none of it
-    except http.client.IncompleteRead as error:
-        return error.partial
     except (OSError, http.client.HTTPException) as error:
         raise _lost(error) from error
 

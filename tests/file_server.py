@@ -64,6 +64,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         if server.etag:
             self.send_header("ETag", server.etag)
+        if server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            whole = not server.drops
+            part = content[start : server.drops.pop(0) if server.drops else len(content)]
+            self.wfile.write(b"%x\r\n%b\r\n%b" % (len(part), part, b"0\r\n\r\n" if whole else b""))
+            return None
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         stop = min(server.drops.pop(0) if server.drops else len(content), len(content))
@@ -86,6 +93,7 @@ class FileServer(ThreadingHTTPServer):
         self.files, self.requests, self.sent, self.drops, self.failures = {}, [], [], [], []
         self.ranges, self.etag, self.delay = True, '"one"', 0.0
         self.stalls, self.resume = [], threading.Event()
+        self.chunked = False
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *args):

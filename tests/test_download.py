@@ -59,6 +59,13 @@ def test_lost_connections_go_on_where_they_stopped(server, tmp_path, quick):
     assert server.sent == [(0, 100_000), (100_000, 100_000), (100_000, 250_000), (250_000, 300_000)]
 
 
+def test_chunks_that_end_early_are_no_whole_file(server, tmp_path, quick):
+    server.chunked, server.drops = True, [100_000]  # and no length is told
+    download(f"{server.url}/a.pth", tmp_path / "a.pth", **quick)
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT
+    assert [asked for _, asked in server.requests] == [None, "bytes=100000-"]
+
+
 def test_an_interrupted_download_goes_on_in_a_later_call(server, tmp_path, quick):
     server.drops = [120_000]
     with pytest.raises(DownloadError, match=r"a.pth: the connection ended after 120000 of 300000 bytes$"):

@@ -66,7 +66,7 @@ def _best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: fl
         size = min(2 * size, len(order))
     ranked = scores[survivors[: limit + 1]]
     if (ranked[1:] == ranked[:-1]).any():
-        return torchvision.ops.batched_nms(boxes, scores, groups, threshold)
+        return torchvision.ops.batched_nms(boxes, scores.float(), groups, threshold)
     return survivors
 
 

@@ -233,7 +233,7 @@ def _sort_content(content: Any, kind: str, path: str | Path) -> WeightsFile:
         raise _no_weights(path, "no tensor")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name[len("module.") :]: value for name, value in tensors.items()}
-    return WeightsFile(tensors, kind, {key: str(value) for key, value in metadata.items()}, rest)
+    return WeightsFile(tensors, kind, {key: value for key, value in metadata.items() if isinstance(value, str)}, rest)
 
 
 def _as_tensor(name: object, value: Any, path: str | Path) -> torch.Tensor:

@@ -46,7 +46,7 @@ class PackageHandler(_LocalFileHandler):
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         package, _, inside = path.removeprefix(self.PREFIX).partition("/")
-        if not package.isidentifier() or not inside or ".." in inside.split("/"):
+        if not package.isidentifier() or not inside or inside.startswith("/") or ".." in inside.split("/"):
             raise UserError(f"{path} is not of the form package://PACKAGE/PATH, a top-level package and a file in it")
         spec = importlib.util.find_spec(package)
         if spec is None:  # --no-deps: such packages pin a torch of their day, which reading a file does not need

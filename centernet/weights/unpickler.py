@@ -27,7 +27,7 @@ class RefusedGlobal(pickle.UnpicklingError):
         self.name = f"{module}.{name}"
 
 
-class Unpickler(pickle.Unpickler):
+class Unpickler(pickle._Unpickler):  # in C the memo is an array: a file of 9 bytes can ask for gigabytes of it
     """Python's unpickler with one table of names instead of imports. Results still hold stand-ins."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -63,19 +63,31 @@ def load_plain(file: BinaryIO) -> Any:
 
 def without_stand_ins(value: Any) -> Any:
     """``value`` with arrays and plain dicts in the place of this module's stand-ins. Cycles raise RecursionError."""
+    return _plain(value, {})
+
+
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """``done`` has the containers met before, by id: a few bytes can nest a list ten to the tenth times in itself."""
+    if isinstance(value, dict | list | tuple):
+        if id(value) not in done:
+            done[id(value)] = _plain_container(value, done)
+        return done[id(value)]
     if isinstance(value, _Array):
         return value.finished()
     if isinstance(value, _Dtype):
         return str(value.dtype)
-    if isinstance(value, dict):
-        return {key: without_stand_ins(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(without_stand_ins(item) for item in value)
     if value is None or type(value) in (str, bytes, bytearray, int, float, bool):
         return value
     if type(value) is torch.Tensor:
         return value.detach()
     raise pickle.UnpicklingError(f"the pickle holds a {type(value).__name__}, which is no plain value")
+
+
+def _plain_container(value: dict[Any, Any] | list[Any] | tuple[Any, ...], done: dict[int, Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item, done) for key, item in value.items()}
+    items = [_plain(item, done) for item in value]
+    return tuple(items) if isinstance(value, tuple) else items
 
 
 # -------------------------------------------------------------------------------------------------- stand-ins
@@ -173,6 +185,9 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 def _storage_of_bytes(data: bytes) -> Any:
+    # written in the older format only; a TorchScript archive here would be run by PyTorch before 2.6
+    if data[:1] != b"\x80":
+        raise pickle.UnpicklingError("the pickle holds a tensor whose values are in no format of tensors")
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 

@@ -101,6 +101,14 @@ def test_equal_scores_come_in_the_order_of_torchvision(seed, limit):
     assert found[found >= 0].tolist() == index[expected].tolist()[:limit]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_equal_scores_of_any_precision(dtype):
+    boxes, scores, groups, valid = random_batch(5)
+    scores = (scores * 4).round() / 4
+    expected = nms_best(boxes, scores, groups, valid, 0.5, 20)
+    assert torch.equal(nms_best(boxes, scores.to(dtype), groups, valid, 0.5, 20), expected)
+
+
 def test_operator_contract():
     torch.library.opcheck(nms_best, (*random_batch(3), 0.5, 10), test_utils=("test_schema", "test_faketensor"))
 

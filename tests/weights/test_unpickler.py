@@ -4,6 +4,7 @@ import collections
 import contextlib
 import io
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,28 @@ def test_pickles_written_by_hand(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(UserError, match=r"a\.pkl cannot be read: ") as error:
         read_weights(tmp_path / "a.pkl")
     assert "\n" not in str(error.value)
+
+
+def test_a_program_in_the_place_of_a_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch before 2.6 ran it, whatever ``weights_only`` said: ``torch.load`` must not see it."""
+    program = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), program)
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("torch.load was called"))
+    with pytest.raises(pickle.UnpicklingError, match="no format of tensors"):
+        load_plain(io.BytesIO(pickle.dumps(Calls(torch.storage._load_from_bytes, program.getvalue()))))
+
+
+def test_a_few_bytes_cost_no_gigabytes() -> None:
+    far = b"\x80\x02}r\xff\xff\xff\x0f."  # place 2 ** 28 of the memo: 4 GB in the C unpickler
+    tracemalloc.start()
+    assert load_plain(io.BytesIO(far)) == {}
+    nested: list[Any] = []
+    for _ in range(64):
+        nested = [nested, nested]
+    found = load_plain(io.BytesIO(pickle.dumps(nested, 2)))
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    assert found[0] is found[1]
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")

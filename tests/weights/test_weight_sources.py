@@ -47,6 +47,7 @@ def test_package_file(package):
         ("package://some_weights/../secret.pth", ["package://PACKAGE/PATH"]),
         ("package://../secret.pth", ["package://PACKAGE/PATH"]),
         ("package:///etc/passwd", ["package://PACKAGE/PATH"]),
+        ("package://some_weights//etc/passwd", ["package://PACKAGE/PATH"]),
         ("package://some_weights.files/net-1234.pth", ["top-level package"]),
     ],
 )
