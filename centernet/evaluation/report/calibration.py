@@ -43,7 +43,7 @@ def reliability(probabilities: np.ndarray, right: np.ndarray, bins: int = 10) ->
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.clip((probabilities * bins).astype(np.int64), 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         confidence = np.bincount(place, probabilities, bins) / counts
         frequency = np.bincount(place, right.astype(np.float64), bins) / counts
         weight = 1 / (1 + _Z**2 / counts)

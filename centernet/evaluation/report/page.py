@@ -60,15 +60,14 @@ def write_report(inputs: ReportInputs, path: Path, *, threshold: float | None = 
     Raises:
         UserError: the results do not belong to the data, or the page cannot be written.
     """
-    analysis = analyse(inputs, threshold=threshold)
-    worst = [
-        draw_errors(analysis.case, analysis.errors, image, cost, analysis.threshold, inputs.image_root)
-        for image, cost in analysis.worst[:pictures]
-    ]
-    page = report_page(inputs, analysis, worst)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, "utf-8", errors="backslashreplace")
+        analysis = analyse(inputs, threshold=threshold)
+        worst = [
+            draw_errors(analysis.case, analysis.errors, image, cost, analysis.threshold, inputs.image_root)
+            for image, cost in analysis.worst[:pictures]
+        ]
+        path.write_text(report_page(inputs, analysis, worst), "utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"the report cannot be written to {path}: {error.strerror or error}") from error
     return analysis
