@@ -160,7 +160,7 @@ def class_bars(
 ) -> "Figure":
     """AP of each class (percent; NaN: no object to find), most frequent first, with its frequency below."""
     order = np.argsort(-frequencies, kind="stable")
-    named = len(order) <= 60
+    named = len(order) <= 90
     longest = max((len(_shortened(names[k], 20)) for k in order), default=1) if named else 1
     width = min(12.0, max(6.0, 1.5 + 0.42 * len(order)))
     figure, grid = _figure(width, 4.9 + 0.05 * longest, 2, 1, sharex=True, height_ratios=(2, 1))
@@ -179,12 +179,16 @@ def class_bars(
     bottom.bar(place, frequencies[order], thickness, color=colours)
     bottom.set(ylabel=unit.split(" (")[0])
     if named:
-        turned = longest > 3
         shown = [_shortened(names[k], 20) for k in order]
-        bottom.set_xticks(place, shown, rotation=60 if turned else 0, ha="right" if turned else "center")
+        crowded = len(order) > 30
+        turn = 90 if crowded else 60 if longest > 3 else 0
+        bottom.set_xticks(
+            place, shown, rotation=turn, ha="right" if turn == 60 else "center", fontsize=8 if crowded else 11
+        )
         bottom.set_xlabel("class, most frequent first")
     else:
         bottom.set(xlabel=f"rank of the class by {unit}", yscale="log")
+        bottom.yaxis.set_minor_formatter("")
     for axes in (top, bottom):
         axes.grid(axis="x", visible=False)
     if groups:
@@ -231,7 +235,7 @@ def confusion_matrix(matrix: Confusion, names: Sequence[str], chosen: Sequence[i
     axes.set_yticks(range(len(rows)), [*labels, "background"])
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.grid(visible=False)
-    size = 10 if counts.max() < 1000 else 8
+    size = 10.5 if counts.max() < 1000 else 9
     for (y, x), count in np.ndenumerate(counts):
         if count:
             colour = "white" if share[y, x] > 0.55 else "#222222"
@@ -252,7 +256,7 @@ def reliability_curves(panels: Sequence[tuple[str, str, Sequence[tuple[str, Reli
     for column, (title, x, curves) in enumerate(panels):
         top, bottom = grid[0, column], grid[1, column]
         top.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfect")
-        wide = 0.086 / len(curves)
+        wide, highest = 0.086 / len(curves), 1
         for k, ((name, curve), colour) in enumerate(zip(curves, (BLUE, ORANGE, GREEN), strict=False)):
             some = curve.counts > 0
             spread = np.stack([curve.frequency - curve.low, curve.high - curve.frequency])[:, some].clip(0)
@@ -262,14 +266,14 @@ def reliability_curves(panels: Sequence[tuple[str, str, Sequence[tuple[str, Reli
             )  # fmt: skip
             left = curve.edges[:-1] + 0.007 + k * wide
             bottom.bar(left, np.maximum(curve.counts, 0.5), wide, align="edge", color=colour)
+            highest = max(highest, int(curve.counts.max()))
             if len(curves) == 1:
                 for edge, count in zip(left[some], curve.counts[some], strict=True):
                     bottom.text(edge + wide / 2, count, f"{count}", ha="center", va="bottom", fontsize=8)
         top.set_title(title, loc="left", pad=8 + 17 * (len(curves) + 1))
         top.set(ylabel="observed frequency", xlim=(0, 1), ylim=(0, 1.02))
         top.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
-        bottom.set(xlabel=x, ylabel="entries a bin", yscale="log", ylim=(0.8, None))
-        bottom.margins(y=0.25)
+        bottom.set(xlabel=x, ylabel="entries a bin", yscale="log", ylim=(0.8, 5 * highest))
     return figure
 
 
