@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.build import (
     filter_images_with_few_keypoints,
     filter_images_with_only_crowd_annotations,
@@ -21,7 +21,8 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from ..errors import UserError
-from .datasets import ensure_registered
+from .datasets import ensure_registered, open_dataset
+from .index import Records
 from .mapper import Failure, MappedDataset, Mapper, build_test_mapper, build_train_mapper
 from .samplers import (
     IndexStream,
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-Records = list[dict[str, Any]]
+DatasetDicts = Sequence[dict[str, Any]]
 Batch = list[dict[str, Any]]
 
 
@@ -105,7 +106,7 @@ def build_train_loader(
     """
     if seed is None:
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    records = get_detection_dataset_dicts_with_source(
+    records = _load_records(
         cfg.DATASETS.TRAIN,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
@@ -147,9 +148,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
     proposal_files = None
     if cfg.MODEL.LOAD_PROPOSALS:
         proposal_files = [cfg.DATASETS.PROPOSAL_FILES_TEST[list(cfg.DATASETS.TEST).index(dataset_name)]]
-    records = get_detection_dataset_dicts_with_source(
-        [dataset_name], filter_empty=False, proposal_files=proposal_files
-    )
+    records = _load_records([dataset_name], filter_empty=False, proposal_files=proposal_files)
     batches = DataLoader(
         MappedDataset(records, build_test_mapper(cfg) if mapper is None else mapper),
         batch_size=1,
@@ -166,7 +165,7 @@ def get_detection_dataset_dicts_with_source(
     filter_empty: bool = True,
     min_keypoints: int = 0,
     proposal_files: Sequence[str] | None = None,
-) -> Records:
+) -> list[dict[str, Any]]:
     """Load datasets and concatenate them; each record tells by ``dataset_source`` which one (0, 1, ...) it is
     from.
 
@@ -182,25 +181,41 @@ def get_detection_dataset_dicts_with_source(
     Raises:
         UserError: a name is unknown, or a dataset is missing, empty or left without images.
     """
+    return list(_load_records(names, filter_empty, min_keypoints, proposal_files))
+
+
+def _load_records(
+    names: str | Sequence[str],
+    filter_empty: bool = True,
+    min_keypoints: int = 0,
+    proposal_files: Sequence[str] | None = None,
+) -> DatasetDicts:
+    """The same, as :class:`Records` if all datasets have an index and no proposals are added."""
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise UserError("no dataset is named: set DATASETS.TRAIN (and DATASETS.TEST to evaluate)")
     ensure_registered(names)
-    records: Records = []
-    for source, name in enumerate(names):
-        loaded = DatasetCatalog.get(name)
-        if not len(loaded):
+    loaded = [open_dataset(name) for name in names]
+    for name, dicts in zip(names, loaded, strict=True):
+        if not len(dicts):
             raise UserError(f"dataset '{name}' is empty: its annotation file lists no images")
-        if proposal_files is not None:
-            loaded = load_proposals_into_dataset(loaded, proposal_files[source])
-        records += [{**record, "dataset_source": source} for record in loaded]
-    if "annotations" not in records[0]:
-        return records
-    if filter_empty:
-        records = filter_images_with_only_crowd_annotations(records)
-    if min_keypoints > 0:
-        records = filter_images_with_few_keypoints(records, min_keypoints)
-    if not records:
+    indexed = [dicts for dicts in loaded if isinstance(dicts, Records)]
+    records: DatasetDicts
+    if proposal_files is None and len(indexed) == len(loaded):
+        records = _filter_indexed(Records.join(indexed), filter_empty, min_keypoints)
+    else:
+        records = []
+        for source, dicts in enumerate(loaded):
+            if proposal_files is not None:
+                dicts = load_proposals_into_dataset(list(dicts), proposal_files[source])
+            records += [{**record, "dataset_source": source} for record in dicts]
+        if "annotations" not in records[0]:
+            return records
+        if filter_empty:
+            records = filter_images_with_only_crowd_annotations(records)
+        if min_keypoints > 0:
+            records = filter_images_with_few_keypoints(records, min_keypoints)
+    if not len(records):
         raise UserError(
             f"no image of {', '.join(names)} has an annotation to learn from "
             "(DATALOADER.FILTER_EMPTY_ANNOTATIONS drops images without)"
@@ -209,7 +224,22 @@ def get_detection_dataset_dicts_with_source(
     return records
 
 
-def _report_classes(names: list[str], records: Records) -> None:
+def _filter_indexed(records: Records, filter_empty: bool, min_keypoints: int) -> Records:
+    if filter_empty:
+        kept = records.select(records.has_objects())
+        logger.info("Left out %d images without annotations: %d are left", len(records) - len(kept), len(kept))
+        records = kept
+    if min_keypoints > 0:
+        kept = records.select(records.visible_keypoints() >= min_keypoints)
+        logger.info(
+            "Left out %d images with fewer than %d keypoints: %d are left",
+            len(records) - len(kept), min_keypoints, len(kept),
+        )  # fmt: skip
+        records = kept
+    return records
+
+
+def _report_classes(names: list[str], records: DatasetDicts) -> None:
     classes = MetadataCatalog.get(names[0]).get("thing_classes")
     if classes is None:
         return
@@ -219,10 +249,18 @@ def _report_classes(names: list[str], records: Records) -> None:
         raise UserError(
             f"the datasets {', '.join(names)} have different classes, so they cannot be mixed"
         ) from error
-    print_instances_class_histogram(records, classes)
+    if not isinstance(records, Records):
+        print_instances_class_histogram(list(records), classes)
+        return
+    counts = records.class_counts(len(classes)).tolist()
+    if len(counts) > len(classes):
+        found = f"an annotation has class number {len(counts) - 1}"
+        raise UserError(f"{', '.join(names)}: {found}, but there are {len(classes)} classes")
+    lines = [f"  {name} {count:,}" for name, count in zip(classes, counts, strict=True)]
+    logger.info("%d objects of %d classes:\n%s", sum(counts), len(classes), "\n".join(lines))
 
 
-def _index_stream(cfg: CfgNode, records: Records, seed: int) -> IndexStream:
+def _index_stream(cfg: CfgNode, records: DatasetDicts, seed: int) -> IndexStream:
     makers: dict[str, Callable[[], IndexStream]] = {
         "TrainingSampler": lambda: ShuffledStream(len(records), seed),
         "RepeatFactorTrainingSampler": lambda: RepeatFactorStream(
@@ -238,8 +276,12 @@ def _index_stream(cfg: CfgNode, records: Records, seed: int) -> IndexStream:
     return makers[name]()
 
 
-def _multi_dataset_weights(cfg: CfgNode, records: Records) -> np.ndarray:
-    sizes = np.bincount([record["dataset_source"] for record in records], minlength=len(cfg.DATASETS.TRAIN))
+def _multi_dataset_weights(cfg: CfgNode, records: DatasetDicts) -> np.ndarray:
+    if isinstance(records, Records):
+        sources = records.sources
+    else:
+        sources = np.array([record["dataset_source"] for record in records])
+    sizes = np.bincount(sources, minlength=len(cfg.DATASETS.TRAIN))
     if not sizes.all():
         raise UserError(f"dataset '{cfg.DATASETS.TRAIN[int(sizes.argmin())]}' has no image with annotations")
     return multi_dataset_weights(sizes.tolist(), cfg.DATALOADER.DATASET_RATIO)
@@ -254,8 +296,11 @@ def _batch_size(cfg: CfgNode) -> int:
     return total // world_size
 
 
-def _orientations(records: Records) -> np.ndarray:
+def _orientations(records: DatasetDicts) -> np.ndarray:
     """Group of each image: 1 if it is wider than high, else 0 (detectron2's two aspect ratio groups)."""
+    sizes = records.sizes() if isinstance(records, Records) else None
+    if sizes is not None:
+        return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
     try:
         return np.array([record["width"] > record["height"] for record in records], np.int64)
     except KeyError as error:

@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from torch.utils.data import Sampler
 
 from ..errors import UserError
+from .index import Records
 
 __all__ = [
     "ClassAwareSampler",
@@ -276,7 +277,13 @@ class MultiDatasetSampler(ResumableSampler):
 
 
 def repeat_factors(dataset_dicts: Sequence[dict[str, Any]], threshold: float) -> np.ndarray:
-    """Repeat factors float64 [n] after the LVIS paper (arXiv 1908.03195), computed by detectron2."""
+    """Repeat factors float64 [n] after the LVIS paper (arXiv 1908.03195), as detectron2 computes them.
+
+    ``f(c)`` is the part of the images with class ``c``; the factor of an image is the largest
+    ``max(1, sqrt(threshold / f(c)))`` of its classes, 1 if it has none.
+    """
+    if isinstance(dataset_dicts, Records):
+        return _repeat_factors(dataset_dicts, threshold)
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset_dicts, threshold)
     return factors.numpy().astype(np.float64)
 
@@ -289,10 +296,35 @@ def class_aware_weights(dataset_dicts: Sequence[dict[str, Any]], power: float = 
     Returns:
         float64 [n].
     """
+    if isinstance(dataset_dicts, Records):
+        return _class_aware_weights(dataset_dicts, power)
     classes = [{annotation["category_id"] for annotation in image["annotations"]} for image in dataset_dicts]
     frequency = Counter(itertools.chain.from_iterable(classes))
     # summed exactly: the order of a set must not change the last bit
     return np.array([math.fsum(frequency[c] ** -power for c in image) for image in classes])
+
+
+def _repeat_factors(records: Records, threshold: float) -> np.ndarray:
+    owners, classes = records.image_classes()
+    frequency = np.bincount(classes) / max(len(records), 1)
+    with np.errstate(divide="ignore"):
+        of_classes = np.maximum(1.0, np.sqrt(threshold / frequency))
+    factors = np.ones(len(records))
+    np.maximum.at(factors, owners, of_classes[classes])
+    return factors.astype(np.float32).astype(np.float64)  # detectron2's are float32
+
+
+def _class_aware_weights(records: Records, power: float) -> np.ndarray:
+    owners, classes = records.image_classes()
+    # Python's power, as below: numpy's may differ in the last bit
+    of_classes = np.array([count**-power if count else 0.0 for count in np.bincount(classes).tolist()])
+    shares = of_classes[classes]
+    begin = np.searchsorted(owners, np.arange(len(records) + 1))
+    # sums of up to two numbers are exact already
+    weights = np.bincount(owners, shares, minlength=len(records))
+    for image in np.flatnonzero(np.diff(begin) > 2).tolist():
+        weights[image] = math.fsum(shares[begin[image] : begin[image + 1]].tolist())
+    return weights
 
 
 def multi_dataset_weights(sizes: Sequence[int], ratio: Sequence[float]) -> np.ndarray:

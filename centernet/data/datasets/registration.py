@@ -5,20 +5,24 @@ file says how to get it, and ``coco_json:PATH/TO.json:IMAGE_ROOT`` in ``DATASETS
 names a user's own data without code.
 """
 
+import contextlib
 import difflib
+import inspect
 import json
 import os
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets import load_coco_json, load_lvis_json
 from detectron2.utils.file_io import PathManager
 
 from ...errors import UserError
+from ..index import Records, open_index
+from ..index_columns import Unusual
 
-__all__ = ["check_files", "class_names", "data_root", "ensure_registered", "register_coco_json"]
+__all__ = ["check_files", "class_names", "data_root", "ensure_registered", "open_dataset", "register_coco_json"]
 
 ON_THE_FLY = "coco_json:"
 
@@ -53,7 +57,7 @@ def register_coco_json(
     """
     if name in DatasetCatalog.list():
         return
-    DatasetCatalog.register(name, partial(_load, name, json_file, image_root, list(extra_annotation_keys)))
+    DatasetCatalog.register(name, JsonSource(name, json_file, image_root, tuple(extra_annotation_keys)))
     MetadataCatalog.get(name).set(
         json_file=json_file,
         image_root=image_root,
@@ -77,7 +81,7 @@ def ensure_registered(names: Iterable[str]) -> None:
             json_file, separator, image_root = name[len(ON_THE_FLY) :].rpartition(":")
             if not (separator and json_file and image_root):
                 raise UserError(f"dataset name '{name}' must have the form coco_json:PATH/TO.json:IMAGE_ROOT")
-            register_coco_json(name, json_file, image_root)
+            register_coco_json(name, json_file, image_root, extra_annotation_keys=("score",))  # of pseudo labels
             continue
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=1, cutoff=0.5)
         hint = f"the nearest registered name is '{near[0]}'" if near else "no registered name is near it"
@@ -135,14 +139,67 @@ def _categories(json_file: str, text: str) -> list[str]:
         raise UserError(f"{json_file} is not a COCO annotation file: {_reason(error)}") from error
 
 
-def _load(
-    name: str, json_file: str, image_root: str, extra_annotation_keys: list[str]
-) -> list[dict[str, Any]]:
-    check_files(name)
-    try:
-        return load_coco_json(json_file, image_root, name, extra_annotation_keys=extra_annotation_keys)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise UserError(f"{json_file} is not a COCO annotation file: {_reason(error)}") from error
+def open_dataset(name: str) -> Sequence[dict[str, Any]]:
+    """The dataset dicts of a registered dataset: from its index if it was registered with a COCO or LVIS JSON file, by
+    :func:`register_coco_json` or by detectron2; from the registered function otherwise.
+
+    Raises:
+        UserError: files are missing or not in their format.
+    """
+    function = DatasetCatalog[name]
+    source = function if isinstance(function, JsonSource) else _builtin_source(name, function)
+    if source is not None:
+        try:
+            return source.open()
+        except Unusual:
+            pass
+    return DatasetCatalog.get(name)
+
+
+@dataclass(frozen=True)
+class JsonSource:
+    """A COCO or LVIS JSON file; called, it gives its dataset dicts as a list, as detectron2's catalog wants it."""
+
+    name: str
+    json_file: str
+    image_root: str
+    extra_annotation_keys: tuple[str, ...] = ()
+    lvis: bool = False
+
+    def __call__(self) -> list[dict[str, Any]]:
+        load = load_lvis_json if self.lvis else load_coco_json
+        keys = list(self.extra_annotation_keys)
+        with self._checked():
+            return load(self.json_file, self.image_root, self.name, extra_annotation_keys=keys)
+
+    def open(self) -> Records:
+        """The same from the index."""
+        with self._checked():
+            keys = self.extra_annotation_keys
+            return open_index(
+                self.json_file, self.image_root, self.name, lvis=self.lvis, extra_annotation_keys=keys
+            )
+
+    @contextlib.contextmanager
+    def _checked(self) -> Iterator[None]:
+        check_files(self.name)
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            kind = "an LVIS" if self.lvis else "a COCO"
+            raise UserError(f"{self.json_file} is not {kind} annotation file: {_reason(error)}") from error
+
+
+def _builtin_source(name: str, function: Callable[[], Any]) -> JsonSource | None:
+    """What detectron2's own registering functions were given; None for any other function."""
+    module = getattr(function, "__module__", "")
+    if module not in ("detectron2.data.datasets.coco", "detectron2.data.datasets.lvis"):
+        return None
+    # not the metadata: those are for everybody to change, the function reads these
+    given = inspect.getclosurevars(function).nonlocals
+    if not {"json_file", "image_root", "name"} <= given.keys() or given["name"] != name:
+        return None
+    return JsonSource(name, str(given["json_file"]), str(given["image_root"]), lvis=module.endswith("lvis"))
 
 
 def _reason(error: Exception) -> str:
