@@ -34,7 +34,7 @@ _LOCK_SECONDS = 3600  # the longest that a process waits for another one to buil
 _logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class Table:
     """Named arrays and notes about them.
 
