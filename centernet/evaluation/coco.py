@@ -20,7 +20,14 @@ from .scores import Scores
 from .scoring import score_by_protocol
 from .table import log_table
 
-__all__ = ["Detections", "FastCOCOEvaluator", "complete_annotations", "score_detections", "to_dataset_categories"]
+__all__ = [
+    "Detections",
+    "FastCOCOEvaluator",
+    "complete_annotations",
+    "names_of_categories",
+    "score_detections",
+    "to_dataset_categories",
+]
 
 logger = logging.getLogger(__name__)
 Detections = list[dict[str, Any]]
@@ -63,7 +70,7 @@ class FastCOCOEvaluator(COCOEvaluator):
                 image_ids=img_ids,
                 sigmas=self._kpt_oks_sigmas,
             )
-            self._results[task] = scores.metrics(self._metadata.get("thing_classes"))
+            self._results[task] = scores.metrics(names_of_categories(self._metadata, scores.category_ids.tolist()))
             log_table(task, self._results[task])
 
 
@@ -100,6 +107,16 @@ def to_dataset_categories(detections: Detections, metadata: MetadataCatalog, *, 
                 f"the model found class {error.args[0]} but dataset {metadata.name} has only "
                 f"{len(to_category)} classes: evaluate with the number of classes it was trained with"
             ) from error
+
+
+def names_of_categories(metadata: MetadataCatalog, category_ids: list[Any]) -> list[str] | None:
+    """Class names in the order of ``category_ids``; the id itself where the metadata have none; None: no names."""
+    names, to_contiguous = metadata.get("thing_classes"), metadata.get("thing_dataset_id_to_contiguous_id")
+    if names is None:
+        return None
+    if to_contiguous is None:
+        return list(names) if len(names) == len(category_ids) else None
+    return [names[to_contiguous[number]] if number in to_contiguous else str(number) for number in category_ids]
 
 
 def score_detections(

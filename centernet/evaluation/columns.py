@@ -161,5 +161,7 @@ def detection_columns(detections: Items, ground_truth: dict[str, Any], index: In
 
 
 def _boxes(items: Items) -> np.ndarray:
+    if any(len(item["bbox"]) != 4 for item in items):
+        raise ValueError("a 'bbox' is not four numbers x, y, width, height")
     numbers = chain.from_iterable(item["bbox"] for item in items)
     return np.fromiter(numbers, dtype=np.float64, count=4 * len(items)).reshape(-1, 4)

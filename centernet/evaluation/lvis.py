@@ -13,7 +13,7 @@ from detectron2.evaluation import LVISEvaluator
 from detectron2.utils.file_io import PathManager
 
 from ..errors import UserError
-from .coco import Detections, to_dataset_categories
+from .coco import Detections, names_of_categories, to_dataset_categories
 from .protocol import lvis_protocol
 from .scores import Scores
 from .scoring import score_by_protocol
@@ -43,10 +43,9 @@ class FastLVISEvaluator(LVISEvaluator):
             logger.info("The dataset has no annotations to score against")
             return
         for task in tasks:
-            scores = score_lvis_detections(
-                self._lvis_api.dataset, detections, task, max_dets=self._max_dets_per_image
-            )
-            self._results[task] = scores.metrics(self._metadata.get("thing_classes"))
+            truth, limit = self._lvis_api.dataset, self._max_dets_per_image
+            scores = score_lvis_detections(truth, detections, task, max_dets=limit)
+            self._results[task] = scores.metrics(names_of_categories(self._metadata, scores.category_ids.tolist()))
             log_table(task, self._results[task])
 
 

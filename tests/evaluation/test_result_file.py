@@ -146,6 +146,10 @@ def test_what_cannot_be_read_is_one_sentence(files, tmp_path, capsys):
     data.write_text(json.dumps({**truth, "annotations": []}))
     with pytest.raises(UserError, match="cannot be scored against, since it has no annotations"):
         score_result_file(str(data), results)
+    truth["annotations"][0]["bbox"] = [1, 2, 3]
+    data.write_text(json.dumps(truth))
+    with pytest.raises(UserError, match="cannot be scored as bbox: a 'bbox' is not four numbers"):
+        score_result_file(str(data), results)
     del truth["annotations"][0]["category_id"]
     data.write_text(json.dumps(truth))
     with pytest.raises(UserError, match="not a COCO annotation file: key 'category_id' is missing"):
