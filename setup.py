@@ -15,8 +15,8 @@ INIT = (ROOT / "centernet" / "__init__.py").read_text("utf-8")
 VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE)[1]
 
 REQUIRES = [
-    "torch>=2.4",
-    "torchvision>=0.19",
+    "torch>=2.6",
+    "torchvision>=0.21",
     "numpy>=1.26",
     "pillow>=10",
     # lvis asks for opencv-python; asking for another wheel of OpenCV here would install two over each other.

@@ -31,6 +31,7 @@ class DecodeRules(NamedTuple):
         sqrt_score: the score is the square root of the probability, so that the second stage, which takes a root again,
             ends at ``P(object) ** (1 / 4)``, as published.
         clip: clip boxes to the image (the published models do not).
+        order_equals: boxes of equal score come in the published order (see :func:`.nms.nms_best`); for inference.
     """
 
     inference_th: float
@@ -41,6 +42,7 @@ class DecodeRules(NamedTuple):
     not_nms: bool = False
     sqrt_score: bool = True
     clip: bool = False
+    order_equals: bool = False
 
 
 def decode(
@@ -73,7 +75,9 @@ def decode(
         assert image_sizes is not None
         candidates = candidates._replace(boxes=clip_boxes(candidates.boxes, image_sizes))
     if not (rules.center_nms or rules.not_nms) and rules.nms_th > 0:
-        best = nms_best(*candidates, rules.nms_th, rules.post_nms_topk)
+        # half precision makes equals of what the published order never saw
+        order_equals = rules.order_equals and heatmaps[0].dtype == torch.float32
+        best = nms_best(*candidates, rules.nms_th, rules.post_nms_topk, order_equals)
     else:
         best = best_first(candidates.scores, candidates.valid, rules.post_nms_topk)
     return take(candidates, best)

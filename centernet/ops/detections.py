@@ -25,7 +25,8 @@ class PaddedDetections(NamedTuple):
 def best_first(scores: Tensor, keep: Tensor, k: int) -> Tensor:
     """Indices of the ``k`` best scores ``[B, N]`` among those of the mask ``keep`` ``[B, N]``, best first (the first
     one of equal scores), -1 in padding: int64 ``[B, min(k, N)]``."""
-    ranked, index = torch.where(keep, scores, torch.full_like(scores, -1.0)).sort(dim=1, descending=True, stable=True)
+    ranked = torch.where(keep & (scores >= 0), scores, torch.full_like(scores, -1.0))
+    ranked, index = ranked.sort(dim=1, descending=True, stable=True)
     return torch.where(ranked >= 0, index, torch.full_like(index, -1))[:, :k]
 
 

@@ -13,7 +13,9 @@ _PARALLEL_LIMIT = 4096  # above this many boxes an image the pairwise overlap ma
 _PAIRS_AT_ONCE = 4 * _PARALLEL_LIMIT**2  # images are taken together up to this many pairs of boxes, about 1 GB
 
 
-def _nms_best(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
+def _nms_best(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int, order_equals: bool
+) -> Tensor:
     """Greedy NMS of every image of a batch, within each group (class) apart.
 
     An operator of its own, so that graph capture and export see one node with a fixed output shape. On a GPU it is
@@ -27,20 +29,23 @@ def _nms_best(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, thre
         valid: bool ``[B, N]``; other boxes neither survive nor suppress.
         threshold: IoU above which the lower-scored box is suppressed.
         limit: survivors wanted.
+        order_equals: on a CPU, equal scores come in the order of the published models, at the price of an NMS of all
+            boxes where there are any; otherwise the first one comes first.
 
     Returns:
         int64 ``[B, min(limit, N)]``: indices of the best survivors, best first; -1 in padding.
     """
-    count = min(limit, boxes.shape[1])
+    count = max(0, min(limit, boxes.shape[1]))
     if boxes.is_cuda and boxes.shape[1] <= _PARALLEL_LIMIT:
         return best_first(scores, parallel_nms_mask(boxes, scores, groups, valid, threshold), count)
     best = torch.full((len(boxes), count), -1, device=boxes.device)
     for image in range(len(boxes)):
         index = valid[image].nonzero().squeeze(1)
-        survivors = _best_survivors(
-            boxes[image, index].float(), scores[image, index], groups[image, index], threshold, count
-        )[:count]
-        best[image, : len(survivors)] = index[survivors]
+        candidates = boxes[image, index].float(), scores[image, index], groups[image, index]
+        survivors = _best_survivors(*candidates, threshold, count)
+        if order_equals:
+            survivors = _order_equals(*candidates, threshold, survivors[: count + 1])
+        best[image, : len(survivors[:count])] = index[survivors[:count]]
     return best
 
 
@@ -48,8 +53,7 @@ def _best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: fl
     """Indices of at least the ``limit`` best survivors (fewer if there are fewer), best first.
 
     Whether a box survives depends on better boxes only, so a prefix of the ranking settles itself: the quadratic
-    kernel sees all boxes only when most of them are suppressed, or when scores are equal. Then torchvision's
-    ``batched_nms`` of all boxes decides which comes first, as in the published models.
+    kernel sees all boxes only when most of them are suppressed.
     """
     order = scores.argsort(descending=True, stable=True)
     if len(order) == 0:
@@ -62,12 +66,18 @@ def _best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: fl
         prefix = order[:size]
         survivors = prefix[torchvision.ops.nms(apart[prefix], scores[prefix].double(), threshold)]
         if len(survivors) >= limit or size == len(order):
-            break
+            return survivors
         size = min(2 * size, len(order))
-    ranked = scores[survivors[: limit + 1]]
-    if (ranked[1:] == ranked[:-1]).any():
-        return torchvision.ops.batched_nms(boxes, scores.float(), groups, threshold)
-    return survivors
+
+
+def _order_equals(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, survivors: Tensor) -> Tensor:
+    """The survivors of torchvision's ``batched_nms``, whose order of equal scores is the published one, if any of those
+    given have equal scores. (Above 1,000 boxes that order is of an unstable sort: it can differ between kinds of CPU.)
+    """
+    ranked = scores[survivors]
+    if not (ranked[1:] == ranked[:-1]).any():
+        return survivors
+    return torchvision.ops.batched_nms(boxes, scores.float(), groups, threshold)
 
 
 def parallel_nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
@@ -109,8 +119,10 @@ def _overlap(boxes: Tensor, threshold: float) -> Tensor:
     return intersection > union.mul_(threshold)
 
 
-def _shape_only(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
-    return torch.empty((len(boxes), min(limit, boxes.shape[1])), dtype=torch.int64, device=boxes.device)
+def _shape_only(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int, order_equals: bool
+) -> Tensor:
+    return torch.empty((len(boxes), max(0, min(limit, boxes.shape[1]))), dtype=torch.int64, device=boxes.device)
 
 
 def _operator() -> Callable[..., Tensor]:

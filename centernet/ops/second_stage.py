@@ -71,4 +71,4 @@ def select_detections(
     boxes = clip_boxes(torch.where(ranked[..., None] >= 0, boxes, torch.zeros_like(boxes)), image_sizes)
     candidates = PaddedDetections(boxes, ranked.clamp(min=0), classes, ranked >= 0)
     topk = rules.topk if rules.topk >= 0 else ranked.shape[1]
-    return take(candidates, nms_best(*candidates, rules.nms_thresh, topk))
+    return take(candidates, nms_best(*candidates, rules.nms_thresh, topk, True))

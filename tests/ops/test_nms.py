@@ -20,7 +20,7 @@ def random_batch(seed, batch=2, count=60, classes=3, spread=80):
 
 def nms_mask(boxes, scores, groups, valid, threshold, limit):
     """The survivors as a mask; their order is checked on the way."""
-    best = nms_best(boxes, scores, groups, valid, threshold, limit)
+    best = nms_best(boxes, scores, groups, valid, threshold, limit, False)
     assert best.shape == (len(boxes), min(limit, boxes.shape[1]))
     mask = torch.zeros_like(valid)
     for image, row in enumerate(best):
@@ -97,7 +97,7 @@ def test_equal_scores_come_in_the_order_of_torchvision(seed, limit):
     scores = (scores * 4).round() / 4
     index = valid[0].nonzero()[:, 0]
     expected = torchvision.ops.batched_nms(boxes[0, index], scores[0, index], groups[0, index], 0.5)
-    found = nms_best(boxes, scores, groups, valid, 0.5, limit)[0]
+    found = nms_best(boxes, scores, groups, valid, 0.5, limit, True)[0]
     assert found[found >= 0].tolist() == index[expected].tolist()[:limit]
 
 
@@ -105,12 +105,12 @@ def test_equal_scores_come_in_the_order_of_torchvision(seed, limit):
 def test_equal_scores_of_any_precision(dtype):
     boxes, scores, groups, valid = random_batch(5)
     scores = (scores * 4).round() / 4
-    expected = nms_best(boxes, scores, groups, valid, 0.5, 20)
-    assert torch.equal(nms_best(boxes, scores.to(dtype), groups, valid, 0.5, 20), expected)
+    expected = nms_best(boxes, scores, groups, valid, 0.5, 20, True)
+    assert torch.equal(nms_best(boxes, scores.to(dtype), groups, valid, 0.5, 20, True), expected)
 
 
 def test_operator_contract():
-    torch.library.opcheck(nms_best, (*random_batch(3), 0.5, 10), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(nms_best, (*random_batch(3), 0.5, 10, True), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_the_operator_survives_a_second_import():
@@ -120,7 +120,7 @@ def test_the_operator_survives_a_second_import():
     again = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(again)
     batch = random_batch(1)
-    assert torch.equal(again.nms_best(*batch, 0.5, 100), nms_best(*batch, 0.5, 100))
+    assert torch.equal(again.nms_best(*batch, 0.5, 100, True), nms_best(*batch, 0.5, 100, True))
 
 
 def test_images_are_taken_a_few_at_a_time(monkeypatch):

@@ -14,6 +14,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from ...errors import UserError
 from ...registration import register_once
 from .bifpn_fusion import FUSION_NODES, BiFPNNeck, FusionNode, fuse, node_levels, norm_layer, swish, upsample
 from .dla import build_dla_body
@@ -161,8 +162,17 @@ class BiFPN(BiFPNNeck):
 
 
 def bifpn_from_config(cfg: CfgNode, body: Backbone, in_features: Sequence[str]) -> BiFPN:
-    """The BiFPN of ``MODEL.BIFPN`` on ``body``."""
+    """The BiFPN of ``MODEL.BIFPN`` on ``body``.
+
+    Raises:
+        UserError: ``SIZE_DIVISIBILITY`` is not that of its five levels.
+    """
     node = cfg.MODEL.BIFPN
+    if node.SIZE_DIVISIBILITY != 128:
+        raise UserError(
+            f"MODEL.BIFPN.SIZE_DIVISIBILITY is {node.SIZE_DIVISIBILITY}: this BiFPN has levels up to stride 128, so it "
+            "must be 128; other values are for the FCOS-style one"
+        )
     return BiFPN(
         cfg=cfg,
         bottom_up=body,

@@ -16,6 +16,7 @@ from torch.nn.functional import relu
 from ...errors import UserError
 from ...registration import register_once
 from .dla_up import DLASeg
+from .fpn_p5 import build_fpn
 
 __all__ = [
     "DLA",
@@ -343,11 +344,5 @@ def dla_fpn(cfg: CfgNode, bottom_up: Backbone, *, extra_levels: bool) -> FPN:
         raise UserError(f"MODEL.FPN.IN_FEATURES is {levels}: the body gives {list(shapes)}, so name levels of these")
     if extra_levels and levels[-1] != "dla5":
         raise UserError(f"MODEL.FPN.IN_FEATURES is {levels}: p6 and p7 come from 'dla5', so it must be the last one")
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=levels,
-        out_channels=channels,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelP6P7(shapes["dla5"].channels, channels, "dla5") if extra_levels else None,
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    top_block = LastLevelP6P7(shapes["dla5"].channels, channels, "dla5") if extra_levels else None
+    return build_fpn(cfg, bottom_up, top_block)

@@ -3,6 +3,8 @@
 Source: FPN (arXiv 1612.03144); extra levels as in FCOS (arXiv 1904.01355).
 """
 
+from collections.abc import Sequence
+
 import fvcore.nn.weight_init as weight_init
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -33,11 +35,14 @@ class LastLevelP6P7_P5(nn.Module):
         return [p6, self.p7(F.relu(p6))]
 
 
-def build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module | None) -> FPN:
-    """detectron2's FPN (``MODEL.FPN``) on ``bottom_up``; ``top_block`` makes the levels above."""
+def build_fpn(
+    cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module | None, in_features: Sequence[str] | None = None
+) -> FPN:
+    """detectron2's FPN (``MODEL.FPN``) on ``bottom_up``; ``top_block`` makes the levels above. ``in_features`` None:
+    ``MODEL.FPN.IN_FEATURES``."""
     return FPN(
         bottom_up=bottom_up,
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        in_features=list(in_features or cfg.MODEL.FPN.IN_FEATURES),
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
         top_block=top_block,

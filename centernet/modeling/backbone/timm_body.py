@@ -17,13 +17,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.fpn import FPN
 from torch import Tensor, nn
 
 from ...errors import UserError
 from ...registration import register_once
 from ...weights.timm_names import features_only_name
-from .fpn_p5 import LastLevelP6P7_P5
+from .bifpn import bifpn_from_config
+from .fpn_p5 import LastLevelP6P7_P5, build_fpn
 
 __all__ = ["TimmBody", "build_timm_bifpn_backbone", "build_timm_fpn_backbone"]
 
@@ -141,32 +141,14 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """
     body = _configured_body(cfg, input_shape)
     channels = cfg.MODEL.FPN.OUT_CHANNELS
-    return FPN(
-        bottom_up=body,
-        in_features=list(body.output_shape()),
-        out_channels=channels,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelP6P7_P5(channels, channels),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    return build_fpn(cfg, body, LastLevelP6P7_P5(channels, channels), list(body.output_shape()))
 
 
 @register_once(BACKBONE_REGISTRY)
 def build_timm_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """A timm network (``MODEL.TIMM``) with BiFPN (``MODEL.BIFPN``): p3 to p7, strides 8 to 128."""
-    from .bifpn import BiFPN
-
     body = _configured_body(cfg, input_shape)
-    return BiFPN(
-        cfg,
-        bottom_up=body,
-        in_features=list(body.output_shape()),
-        out_channels=cfg.MODEL.BIFPN.OUT_CHANNELS,
-        norm=cfg.MODEL.BIFPN.NORM,
-        num_levels=cfg.MODEL.BIFPN.NUM_LEVELS,
-        num_bifpn=cfg.MODEL.BIFPN.NUM_BIFPN,
-        separable_conv=cfg.MODEL.BIFPN.SEPARABLE_CONV,
-    )
+    return bifpn_from_config(cfg, body, list(body.output_shape()))
 
 
 def _configured_body(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBody:

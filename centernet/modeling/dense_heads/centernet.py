@@ -148,7 +148,7 @@ class CenterNet(nn.Module):
             score_thresh, pre_nms_topk_train, post_nms_topk_train, nms_thresh_train, *shared
         )
         self.test_decode_rules = DecodeRules(
-            score_thresh, pre_nms_topk_test, post_nms_topk_test, nms_thresh_test, *shared
+            score_thresh, pre_nms_topk_test, post_nms_topk_test, nms_thresh_test, *shared, order_equals=True
         )
         self.check_finite = FiniteCheck(check_finite)
         options = DebugOptions(vis_thresh, pixel_mean, pixel_std, input_format, save_debug, debug_show_name)

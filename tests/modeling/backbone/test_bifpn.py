@@ -211,3 +211,8 @@ def test_three_levels_and_numbered_names():
     whole = neck(bifpn.BiFPN, body=body, in_features=tuple(body.output_shape()))
     assert len(whole.resample) == 0
     assert whole(torch.rand(1, 3, 128, 256))["p7"].shape == (1, 32, 1, 2)
+
+
+def test_another_multiple_is_for_the_other_neck():
+    with pytest.raises(UserError, match="SIZE_DIVISIBILITY is 32: this BiFPN has levels up to stride 128"):
+        build("build_resnet_bifpn_backbone", "MODEL.BIFPN.SIZE_DIVISIBILITY", "32")
