@@ -68,6 +68,18 @@ def test_other_limits_of_detections():
     assert ours.stats[0] == pytest.approx(valid[valid > -1].mean(), abs=1e-9)
 
 
+def test_small_portions_score_the_same(monkeypatch):
+    rng = np.random.default_rng(4)
+    truth = random_ground_truth(rng)
+    detections = random_detections(rng, truth)
+    whole = score_detections(truth, detections, "bbox")
+    monkeypatch.setattr("centernet.evaluation.scoring.DETECTIONS_AT_ONCE", 10)
+    monkeypatch.setattr("centernet.evaluation.overlap.PAIRS_AT_ONCE", 7)
+    portions = score_detections(truth, detections, "bbox")
+    for name in ("precision", "recall", "scores"):
+        np.testing.assert_array_equal(portions.eval[name], whole.eval[name])
+
+
 def test_nothing_detected_scores_zero():
     truth = random_ground_truth(np.random.default_rng(0))
     stats = score_detections(truth, [], "bbox").stats
