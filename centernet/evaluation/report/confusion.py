@@ -53,7 +53,7 @@ def confusion(case: Case, threshold: float, *, iou: float = 0.5) -> Confusion:
     rest = ~right.hit & ~right.ignored
     taken = np.zeros(len(case.objects.classes), bool)
     taken[right.target[right.hit]] = True
-    objects = case.objects._replace(crowd=case.objects.crowd)
+    objects = case.objects
     left_objects = type(objects)(*(field[~taken] for field in objects))
     left_found = type(case.found)(*(field[rest] for field in case.found))
     mixed = match(case._replace(objects=left_objects, found=left_found), iou, may=_any_class)
