@@ -322,8 +322,9 @@ def _class_aware_weights(records: Records, power: float) -> np.ndarray:
     begin = np.searchsorted(owners, np.arange(len(records) + 1))
     # sums of up to two numbers are exact already
     weights = np.bincount(owners, shares, minlength=len(records))
-    for image in np.flatnonzero(np.diff(begin) > 2).tolist():
-        weights[image] = math.fsum(shares[begin[image] : begin[image + 1]].tolist())
+    many, numbers = np.flatnonzero(np.diff(begin) > 2), shares.tolist()
+    bounds = zip(begin[many].tolist(), begin[many + 1].tolist(), strict=True)
+    weights[many] = [math.fsum(numbers[first:end]) for first, end in bounds]
     return weights
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 IMAGES, BOXES, CLASSES = 200_000, 3_000_000, 80
-WAYS = ("index", "detectron2")
 
 
 def write_json(path: Path, images: int, boxes: int) -> None:
@@ -111,8 +110,8 @@ def measure_workers(dicts: Any, workers: int, start: str) -> tuple[float, float]
     return together, parent
 
 
-def run_once(way: str, json_file: str, root: str, workers: Sequence[int], start: str, results: Any) -> None:
-    """In a process of its own: time of loading, memory of loading, memory with each number of workers."""
+def run_once(way: str, json_file: str, root: str, workers: Sequence[tuple[str, int]], results: Any) -> None:
+    """In a process of its own: time of loading, memory of loading, memory with each kind and number of workers."""
     from centernet.data import ensure_registered
     from centernet.data.mapper import MappedDataset
 
@@ -128,7 +127,7 @@ def run_once(way: str, json_file: str, root: str, workers: Sequence[int], start:
     dicts = dataset.dicts
     del records, dataset
     gc.collect()
-    memory = {count: measure_workers(dicts, count, start) for count in workers}
+    memory = {(start, count): measure_workers(dicts, count, start) for start, count in workers}
     results.put({"seconds": seconds, "cpu": cpu, "ready": ready, "peak": peak, "memory": memory, "images": len(dicts)})
 
 
@@ -177,52 +176,57 @@ def _forget_pages(path: Path) -> None:
 
 def measure_index(folder: str | None = None, images: int = IMAGES, boxes: int = BOXES) -> None:
     """Print the tables of docs/BENCHMARKS.md."""
-    with tempfile.TemporaryDirectory(dir=folder) as work, _cache(os.path.join(work, "cache")) as cache:
+    with tempfile.TemporaryDirectory(dir=folder) as work, _cache(os.path.join(work, "cache")):
         files = {"full": Path(work) / "full.json", "control": Path(work) / "control.json"}
         write_json(files["full"], images, boxes)
         write_json(files["control"], 100, 200)
         size = files["full"].stat().st_size / 2**20
         print(f"{images:,} images, {boxes:,} boxes, {size:.0f} MB of JSON; Python {platform.python_version()}\n")
-        _print_times(files["full"], work, cache)
-        for start in ("fork", "spawn"):
-            _print_memory(files, work, start)
+        print_tables(files["full"], files["control"], Path(work) / "cache" / "index")
 
 
-def _print_times(file: Path, work: str, cache: Path) -> None:
-    def run(way: str) -> dict[str, Any]:
-        return in_process(run_once, way, str(file), work, (), "fork")
-
+def print_tables(full: Path, control: Path, cache: Path) -> None:
+    """Times of all runs, then the memory of the last one of each way beside that with the small file."""
+    workers = [(start, count) for start in ("fork", "spawn") for count in (1, 8)]
     print("| from the call to filters and weights done | s | CPU s | s with the dataset for workers ", end="")
     print("| peak memory added MB |")
     print("|---|---|---|---|---|")
-    turns = [("index, first time (parsed)", "index"), ("index, second time", "index"), ("index, third time", "index")]
-    for title, way in [*turns, ("index, not in the page cache", "index"), ("detectron2", "detectron2")]:
+    memory = {}
+    for title, way in (
+        ("index, first time (parsed)", "index"),
+        ("index, second time", "index"),
+        ("index, not in the page cache", "index"),
+        ("index, third time", "index"),
+        ("detectron2", "detectron2"),
+    ):
         if "page cache" in title:
-            for path in (cache / "index").glob("*.index"):
+            for path in cache.glob("*.index"):
                 _forget_pages(path)
-        found = run(way)
+        last = title in ("index, third time", "detectron2")
+        found = in_process(run_once, way, str(full), str(full.parent), workers if last else [])
         row = " | ".join(f"{found[key]:.2f}" for key in ("seconds", "cpu", "ready"))
         print(f"| {title} | {row} | {found['peak']:.0f} |", flush=True)
-    sizes = [path.stat().st_size / 2**20 for path in (cache / "index").glob("*.index")]
+        if last:
+            bare = in_process(run_once, way, str(control), str(control.parent), workers)
+            memory[way] = found["memory"], bare["memory"]
+    sizes = [path.stat().st_size / 2**20 for path in cache.glob("*.index")]
     print(f"\nThe index is {max(sizes):.0f} MB.\n")
+    for start in ("fork", "spawn"):
+        _print_memory(memory, start)
 
 
-def _print_memory(files: dict[str, Path], work: str, start: str) -> None:
+def _print_memory(memory: dict[str, Any], start: str) -> None:
     print(f"| workers by {start}: PSS MB | 1 worker | 8 workers | ratio ", end="")
     print("| with 100 images: 1 | 8 | difference: 1 | 8 | ratio |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for way in WAYS:
-        full, control = (
-            in_process(run_once, way, str(file), work, (1, 8), start)["memory"] for file in files.values()
-        )
+    for way, (full, control) in memory.items():
         for title, part in (("workers", slice(0, 1)), ("workers and their parent", slice(0, 2))):
-            one, eight = (sum(full[count][part]) for count in (1, 8))
-            bare_one, bare_eight = (sum(control[count][part]) for count in (1, 8))
+            one, eight = (sum(full[start, count][part]) for count in (1, 8))
+            bare_one, bare_eight = (sum(control[start, count][part]) for count in (1, 8))
             data_one, data_eight = one - bare_one, eight - bare_eight
             print(
                 f"| {way}, {title} | {one:.0f} | {eight:.0f} | {eight / one:.2f} | {bare_one:.0f} | {bare_eight:.0f} "
-                f"| {data_one:.0f} | {data_eight:.0f} | {data_eight / data_one:.2f} |",
-                flush=True,
+                f"| {data_one:.0f} | {data_eight:.0f} | {data_eight / data_one:.2f} |"
             )
     print()
 
