@@ -2,14 +2,13 @@
 
 What arrives goes to ``FILE.part``, beside it ``FILE.part.json`` says which link it came from, and the whole file is
 renamed. sha256 sums are in ``checksums.json`` of the same folder: recorded when a file is first used, compared each
-time after.
+time after, also when the file was deleted and comes again. A part is gone on with only if the server says by an ETag
+or a date that it still has the same file.
 """
 
 import contextlib
 import errno
-import hashlib
 import http.client
-import json
 import logging
 import os
 import re
@@ -20,22 +19,22 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from .download_check import ends_early
 from .download_page import Page, is_page, read_page
+from .download_sums import OtherFile, accept, check_sum, lock, read_json, write_json
 from .errors import UserError
 
 __all__ = ["DownloadError", "cache_folder", "download", "fetch"]
 
 logger = logging.getLogger(__name__)
 
-CHECKSUMS = "checksums.json"
 _CHUNK = 1 << 18  # bytes a read, at most
-_LOCK_SECONDS = 6 * 3600  # the longest that a process waits for another one's download
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)  # HTTP states that pass
@@ -57,33 +56,34 @@ def cache_folder() -> Path:
     return Path(own or (os.path.join(shared, "centernet") if shared else "~/.cache/centernet")).expanduser()
 
 
-def fetch(links: Sequence[str], path: Path, **how: Any) -> Path:
+def fetch(links: Sequence[str], path: Path, *, sha256: str = "", **how: Any) -> Path:
     """Give the file ``path``, downloading it if it is not there.
 
     Args:
         links: http(s) addresses of the same file; the first one that gives it is taken.
         path: where the file is, or goes. Its folder is made.
+        sha256: its sum, or the beginning of it; '' if it is not known.
         **how: passed to :func:`download`.
 
     Returns:
         ``path``, whose sha256 is the one recorded at its first use.
 
     Raises:
-        DownloadError: no link gives the file.
+        DownloadError: no link gives the file, or they give another one than the one recorded.
         UserError: the folder cannot be written, the disk is full, or the file is not the one recorded.
     """
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(path):
+            with lock(path):
                 if not path.is_file():  # else another process has fetched it in the meantime
-                    _fetch_first(links, path, how)
+                    _fetch_first(links, path, {**how, "sha256": sha256})
                     return path
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}): set CENTERNET_CACHE to a folder of yours"
             ) from error
-    _check_sum(path)
+    check_sum(path, sha256)
     return path
 
 
@@ -99,7 +99,9 @@ def _fetch_first(links: Sequence[str], path: Path, how: dict[str, Any]) -> None:
     raise DownloadError("; ".join(reasons) or f"there is no link for {path.name}")
 
 
-def download(link: str, path: Path, *, timeout: float = 30.0, retries: int = 4, backoff: float = 0.5) -> None:
+def download(
+    link: str, path: Path, *, sha256: str = "", timeout: float = 30.0, retries: int = 4, backoff: float = 0.5
+) -> None:
     """Download ``link`` to ``path``, going on where an earlier call was interrupted; records the sha256.
 
     Google Drive's page that asks whether a large file shall be downloaded unchecked is answered.
@@ -107,12 +109,14 @@ def download(link: str, path: Path, *, timeout: float = 30.0, retries: int = 4, 
     Args:
         link: an http(s) address.
         path: replaced in one step when everything has arrived; its folder must exist.
+        sha256: the sum that the file must have, or the beginning of it; '' for any.
         timeout: seconds without a byte after which a connection counts as lost.
         retries: attempts in a row that bring nothing new, after the first, before this gives up.
         backoff: seconds before the first such attempt, twice as many before each next one.
 
     Raises:
-        DownloadError: the link does not give a file. What has arrived stays, for the next call.
+        DownloadError: the link does not give a file (what has arrived stays, for the next call), or another one than
+            the one that was recorded under this name.
         UserError: the disk is full.
     """
     if urllib.parse.urlsplit(link).scheme not in ("http", "https"):
@@ -123,7 +127,7 @@ def download(link: str, path: Path, *, timeout: float = 30.0, retries: int = 4, 
     while True:
         try:
             _transfer(link, part, timeout)
-            _finish(link, part)
+            _finish(link, part, sha256)
             return
         except _Interrupted as stop:
             failures = failures + 1 if part.size <= furthest else 0
@@ -138,13 +142,22 @@ def download(link: str, path: Path, *, timeout: float = 30.0, retries: int = 4, 
             raise _disk_full(part) from error
 
 
-def _finish(link: str, part: "_Part") -> None:
+def _finish(link: str, part: "_Part", sha256: str) -> None:
     with open(part.file, "rb") as file:
         head = file.read(64).lstrip().lower()
     if not head or head.startswith((b"<!doctype html", b"<html")):
         part.discard()
         raise DownloadError(f"{link} gives {'a web page instead of the file' if head else 'an empty file'}")
-    _record_sum(part.path, _sha256(part.file))
+    if reason := ends_early(part.file):
+        if part.total is None:  # nobody has said how long it is: the connection may have ended early
+            raise _Interrupted(reason)
+        part.discard()
+        raise DownloadError(f"{link} gives a file that is not whole: {reason}")
+    try:
+        accept(part.path, part.file, sha256)
+    except OtherFile as error:
+        part.discard()
+        raise DownloadError(f"{link} gives {error}") from error
     os.replace(part.file, part.path)
     part.discard()
 
@@ -170,16 +183,16 @@ class _Part:
             return 0
 
     def resume_from(self, link: str) -> int:
-        """Bytes that are here of this link's file; 0 if they are another's."""
-        origin = _read_json(self._origin)
-        if origin.get("link") != link:
+        """Bytes that are here of this link's file; 0 if they are another's, or may be of an older version of it."""
+        origin = read_json(self._origin)
+        if origin.get("link") != link or not origin.get("validator"):
             return 0
-        self.validator, self.total = origin.get("validator"), origin.get("total")
+        self.validator, self.total = origin["validator"], origin.get("total")
         return self.size
 
     def start(self, link: str, validator: str | None, total: int | None) -> None:
         self.validator, self.total = validator, total
-        _write_json(self._origin, {"link": link, "validator": validator, "total": total})
+        write_json(self._origin, {"link": link, "validator": validator, "total": total})
 
     def discard(self) -> None:
         for file in (self.file, self._origin):
@@ -189,7 +202,7 @@ class _Part:
 def _transfer(link: str, part: _Part, timeout: float) -> None:
     """One connection's worth of bytes; returns when the file is whole."""
     have = part.resume_from(link)
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(), _Redirects())
     response = _request(opener, link, part, have, timeout)
     if response is not None and is_page(response):
         page = _read_page(response)
@@ -204,6 +217,19 @@ def _transfer(link: str, part: _Part, timeout: float) -> None:
         if is_page(response):
             raise _no_file(link, _read_page(response))
         _receive(response, link, part, have)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection that leaves TLS, or HTTP: on the way the file could be exchanged."""
+
+    def redirect_request(
+        self, request: urllib.request.Request, file: Any, code: int, message: str, headers: Any, address: str
+    ) -> urllib.request.Request | None:
+        scheme = urllib.parse.urlsplit(address).scheme
+        if scheme != "https" and (request.type == "https" or scheme != "http"):
+            file.close()
+            raise DownloadError(f"{request.full_url} leads to {address}, which is not protected and not followed")
+        return super().redirect_request(request, file, code, message, headers, address)
 
 
 def _read_page(response: Any) -> Page:
@@ -222,8 +248,7 @@ def _request(opener: Any, url: str, part: _Part, have: int, timeout: float) -> A
     headers = {"User-Agent": "centernet", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if part.validator:
-            headers["If-Range"] = part.validator
+        headers["If-Range"] = str(part.validator)
     try:
         return opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
@@ -257,14 +282,15 @@ def _receive(response: Any, link: str, part: _Part, have: int) -> None:
     if response.status == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         whole = int(found[2]) if found and found[2] != "*" else None
-        if not found or int(found[1]) != have or (part.total and whole and whole != part.total):
+        changed = _validator(response) not in (None, part.validator)  # servers may ignore If-Range
+        if not found or int(found[1]) != have or changed or (part.total and whole and whole != part.total):
             part.discard()
             raise _Interrupted("the server sends another part than the one asked for")
         total = whole or part.total
     else:
         have = 0  # the server knows no ranges, or has another file now
     _check_space(part, total, have)
-    part.start(link, _validator(response), total)
+    part.start(link, _validator(response) or (part.validator if have else None), total)
     _write(response, part, have, total)
     if total is not None and part.size < total:
         raise _Interrupted(f"the connection ended after {part.size} of {total} bytes")
@@ -305,69 +331,3 @@ def _disk_full(part: _Part) -> UserError:
         f"the disk that holds {part.path.parent} has no room for {part.path.name}{size}: free some, or set "
         "CENTERNET_CACHE to a folder on another disk (what has arrived is kept)"
     )
-
-
-# ------------------------------------------------------------------------------------------------ sums and locks
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _check_sum(path: Path) -> None:
-    known = _read_json(path.with_name(CHECKSUMS)).get(path.name)
-    actual = _sha256(path)
-    if known is None:
-        with contextlib.suppress(OSError):  # a cache that somebody filled and made read-only
-            _record_sum(path, actual)
-    elif actual != known:
-        raise UserError(
-            f"{path} is not the file that was first used (sha256 {actual[:12]}..., not {known[:12]}...): delete it to "
-            f"have it fetched again, or delete its line in {path.with_name(CHECKSUMS)} if you replaced it yourself"
-        )
-
-
-def _record_sum(path: Path, digest: str) -> None:
-    sums = path.with_name(CHECKSUMS)
-    with _lock(sums):
-        _write_json(sums, {**_read_json(sums), path.name: digest})
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold ``PATH.lock``; the system releases it when the process dies."""
-    import portalocker
-
-    lock = portalocker.Lock(str(path) + ".lock", timeout=_LOCK_SECONDS)
-    try:
-        try:
-            lock.acquire(fail_when_locked=True)
-        except portalocker.AlreadyLocked:
-            logger.info("Another process is fetching %s: waiting for it", path.name)
-            lock.acquire(fail_when_locked=False, check_interval=0.2)
-    except portalocker.LockException as error:
-        raise UserError(
-            f"{path}.lock cannot be locked ({error}): set CENTERNET_CACHE to a folder on a disk of this machine"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
-    os.replace(temporary, path)

@@ -38,8 +38,9 @@ class Page(html.parser.HTMLParser):
         if self._action is None or "confirm" not in self._fields:
             return None
         url = urllib.parse.urlsplit(urllib.parse.urljoin(self.url, self._action))
+        schemes = ("https",) if self.url.startswith("https:") else ("http", "https")
         same_host = url.hostname == urllib.parse.urlsplit(self.url).hostname
-        if url.scheme not in ("http", "https") or not (same_host or (url.hostname or "").endswith(".google.com")):
+        if url.scheme not in schemes or not (same_host or (url.hostname or "").endswith(".google.com")):
             return None
         query = urllib.parse.parse_qsl(url.query) + list(self._fields.items())
         return url._replace(query=urllib.parse.urlencode(query)).geturl()

@@ -35,6 +35,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Content-Length", str(10**18))
             return self.end_headers()
+        if path in server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects[path])
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if server.failures:
             return self.send_error(server.failures.pop(0))
         if path[1:] not in server.files:
@@ -52,7 +57,8 @@ class Handler(BaseHTTPRequestHandler):
     def send_file(self, content):
         server, start = self.server, 0
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if server.ranges and asked and self.headers.get("If-Range", server.etag) == server.etag:
+        condition = self.headers.get("If-Range", server.etag) if server.heeds_if_range else server.etag
+        if server.ranges and asked and condition == server.etag:
             start = int(asked[1])
             if start >= len(content):
                 self.send_response(416)
@@ -71,7 +77,8 @@ class Handler(BaseHTTPRequestHandler):
             part = content[start : server.drops.pop(0) if server.drops else len(content)]
             self.wfile.write(b"%x\r\n%b\r\n%b" % (len(part), part, b"0\r\n\r\n" if whole else b""))
             return None
-        self.send_header("Content-Length", str(len(content) - start))
+        if server.tells_length:
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         stop = min(server.drops.pop(0) if server.drops else len(content), len(content))
         self.wfile.write(content[start:stop])
@@ -83,26 +90,30 @@ class Handler(BaseHTTPRequestHandler):
 
 class FileServer(ThreadingHTTPServer):
     """``files`` by name; of the next answers, one each: ``drops``, the byte of the file where it ends, ``failures``,
-    its HTTP state, ``stalls``, how long it hangs at its end (or until ``resume`` is set).
+    its HTTP state, ``stalls``, how long it hangs at its end (or until ``resume`` is set). ``redirects``: where
+    paths lead to. ``tls``: the context of a server of https.
     """
 
     daemon_threads = True
 
-    def __init__(self):
+    def __init__(self, tls=None):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.requests, self.sent, self.drops, self.failures = {}, [], [], [], []
         self.ranges, self.etag, self.delay = True, '"one"', 0.0
         self.stalls, self.resume = [], threading.Event()
-        self.chunked = False
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.chunked, self.tells_length, self.heeds_if_range = False, True, True
+        self.redirects = {}
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *args):
         """A client that left is no error here."""
 
 
 @contextlib.contextmanager
-def serving():
-    with FileServer() as server:
+def serving(tls=None):
+    with FileServer(tls) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield server
         server.shutdown()

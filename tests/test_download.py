@@ -1,8 +1,12 @@
 """Downloads from a real server: resumed, retried, checked, fetched once by two processes."""
 
 import hashlib
+import io
 import json
 import os
+import pickle
+import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -13,10 +17,11 @@ import pytest
 from file_server import serving
 
 from centernet.download import DownloadError, cache_folder, download, fetch
+from centernet.download_check import ends_early
 from centernet.download_page import Page
 from centernet.errors import UserError
 
-CONTENT = os.urandom(300_000)
+CONTENT = b"something" + os.urandom(299_991)  # of no known kind
 SUM = hashlib.sha256(CONTENT).hexdigest()
 REPOSITORY = Path(__file__).parents[1]
 
@@ -85,15 +90,24 @@ def test_a_server_without_ranges_starts_again(server, tmp_path, quick):
     assert server.sent == [(0, 100_000), (0, 300_000)]
 
 
-@pytest.mark.parametrize("etag", ['"one"', None], ids=["with an ETag", "by its length"])
+@pytest.mark.parametrize("etag", ['"one"', None], ids=["with an ETag", "without"])
 def test_a_file_that_changed_meanwhile_is_not_patched_together(server, tmp_path, quick, etag):
     server.etag, server.drops = etag, [100_000]
     with pytest.raises(DownloadError):
         download(f"{server.url}/a.pth", tmp_path / "a.pth", **quick, retries=-1)
-    server.files["a.pth"] = other = os.urandom(300_000 if etag else 200_000)
+    server.files["a.pth"] = other = os.urandom(300_000)
     server.etag = etag and '"two"'
     download(f"{server.url}/a.pth", tmp_path / "a.pth", **quick)
     assert (tmp_path / "a.pth").read_bytes() == other
+
+
+def test_a_server_that_ignores_if_range(server, tmp_path, quick):
+    server.drops, server.heeds_if_range = [100_000], False
+    with pytest.raises(DownloadError):
+        download(f"{server.url}/a.pth", tmp_path / "a.pth", **quick, retries=-1)
+    server.files["a.pth"], server.etag = CONTENT[::-1], '"two"'
+    download(f"{server.url}/a.pth", tmp_path / "a.pth", **quick)
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT[::-1]
 
 
 def test_a_part_from_another_link_is_not_used(server, tmp_path, quick):
@@ -196,6 +210,7 @@ def test_a_web_page_is_no_file(server, tmp_path, quick):
         ("/download?authuser=0", "https://drive.google.com/download?authuser=0&confirm=t"),
         ("https://drive.usercontent.google.com/download", "https://drive.usercontent.google.com/download?confirm=t"),
         ("https://google.com.example.org/download", None),
+        ("http://drive.google.com/download", None),
         ("file:///etc/download", None),
         ("/upload", None),
     ],
@@ -212,6 +227,115 @@ def test_a_file_that_changed_on_the_disk_is_refused(server, tmp_path, quick):
         fetch([f"{server.url}/a.pth"], path, **quick)
     path.unlink()
     assert fetch([f"{server.url}/a.pth"], path, **quick).read_bytes() == CONTENT
+
+
+def test_another_file_in_the_place_of_a_deleted_one_is_refused(server, tmp_path, quick):
+    path = fetch([f"{server.url}/a.pth"], tmp_path / "a.pth", **quick)
+    path.unlink()
+    server.files["a.pth"], server.files["b.pth"] = CONTENT[::-1], CONTENT
+    with pytest.raises(DownloadError, match="than the one first used as a.pth .* delete its line in ") as error:
+        fetch([f"{server.url}/a.pth"], path, **quick)
+    assert "\n" not in str(error.value)
+    assert left_in(tmp_path) == ["checksums.json"]
+    assert fetch([f"{server.url}/a.pth", f"{server.url}/b.pth"], path, **quick).read_bytes() == CONTENT
+    path.unlink()
+    (tmp_path / "checksums.json").unlink()  # what the sentence says
+    assert fetch([f"{server.url}/a.pth"], path, **quick).read_bytes() == CONTENT[::-1]
+
+
+def test_the_sum_that_a_file_must_have(server, tmp_path, quick):
+    assert fetch([f"{server.url}/a.pth"], tmp_path / "a.pth", sha256=SUM[:8], **quick).read_bytes() == CONTENT
+    with pytest.raises(UserError, match=r"a.pth is not the file that it should be .* not 12345678..."):
+        fetch([], tmp_path / "a.pth", sha256="12345678")
+    with pytest.raises(DownloadError, match="gives another file than its name says"):
+        fetch([f"{server.url}/a.pth"], tmp_path / "b.pth", sha256="12345678", **quick)
+    assert left_in(tmp_path) == ["a.pth", "checksums.json"]
+    assert sums(tmp_path) == {"a.pth": SUM}
+
+
+def written(kind):
+    """A file of weights: of several types, one of which shares its values."""
+    import torch
+
+    shared = torch.arange(40.0)
+    content = {"a": shared, "b": shared[:3], "c": torch.arange(9), "d": torch.ones(5, dtype=torch.bool), "e": [1]}
+    stream = io.BytesIO()
+    if kind == "safetensors":
+        tensors = {name: content[name].clone() for name in "abcd"}
+        return pytest.importorskip("safetensors.torch").save(tensors, {"source": "here"})
+    if kind.startswith("pickle"):
+        return pickle.dumps({name: content[name].numpy() for name in "abcd"}, int(kind[-1]))
+    torch.save(content, stream, _use_new_zipfile_serialization=kind == "zip")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle 2", "pickle 4", "safetensors"])
+def test_a_file_of_untold_length_must_have_its_end(server, tmp_path, quick, kind):
+    server.files["w.pth"] = content = written(kind)
+    server.tells_length, server.drops = False, [len(content) - 3]  # as HTTP/1.0 does
+    download(f"{server.url}/w.pth", tmp_path / "w.pth", **quick)
+    assert (tmp_path / "w.pth").read_bytes() == content
+    assert len(server.requests) == 2
+    server.ranges, server.drops = False, [len(content) // 2] * 3
+    with pytest.raises(DownloadError, match=r"w.pth: (it ends after|the (archive|pickle) has no end)"):
+        download(f"{server.url}/w.pth", tmp_path / "v.pth", **quick, retries=1)
+    assert left_in(tmp_path) == ["checksums.json", "v.pth.part", "v.pth.part.json", "w.pth"]
+    assert list(sums(tmp_path)) == ["w.pth"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle 2", "pickle 4", "safetensors"])
+def test_where_a_file_ends(tmp_path, kind):
+    content, file = written(kind), tmp_path / "a"
+    for end in {*range(16, len(content), max(1, len(content) // 60)), len(content) - 1}:
+        file.write_bytes(content[:end])
+        assert ends_early(file), end
+    file.write_bytes(content)
+    assert ends_early(file) == ""
+
+
+def test_a_file_that_is_cut_off_on_the_server(server, tmp_path, quick):
+    server.files["w.pth"] = written("zip")[:-3]
+    with pytest.raises(DownloadError, match="gives a file that is not whole: the archive has no end"):
+        download(f"{server.url}/w.pth", tmp_path / "w.pth", **quick)
+    assert (len(server.requests), left_in(tmp_path)) == (1, [])
+
+
+def test_looking_for_the_end_runs_nothing(tmp_path):
+    abort = b"cposix\nabort\n)R."
+    for data in (abort, b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.K\x01.K\x01." + abort + b"N."):
+        (tmp_path / "a").write_bytes(b"\x80\x02" + data)
+        assert ends_early(tmp_path / "a") == ""
+
+
+def test_no_redirection_leaves_tls(server, tmp_path, quick):
+    server.redirects["/old"] = f"{server.url}/a.pth"
+    download(f"{server.url}/old", tmp_path / "a.pth", **quick)  # plain to plain
+    with serving(tls(tmp_path)) as guarded, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        guarded.files["a.pth"] = CONTENT
+        guarded.redirects["/inside"] = f"{guarded.url}/a.pth"
+        guarded.redirects["/outside"] = f"{server.url}/a.pth"
+        download(f"{guarded.url}/inside", tmp_path / "b.pth", **quick)
+        asked = len(server.requests)
+        with pytest.raises(DownloadError, match="/outside leads to http://.* not protected"):
+            download(f"{guarded.url}/outside", tmp_path / "c.pth", **quick)
+        assert len(server.requests) == asked
+    server.redirects["/ftp"] = "ftp://127.0.0.1/a.pth"
+    with pytest.raises(DownloadError, match="not followed"):
+        download(f"{server.url}/ftp", tmp_path / "c.pth", **quick)
+
+
+def tls(folder):
+    """A context for a server on this machine, with ``certificate.pem``, which says so."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    request += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(request, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 def test_the_sum_of_a_file_put_there_by_hand_is_recorded(tmp_path):
