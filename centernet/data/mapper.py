@@ -47,9 +47,9 @@ class TrainMapper(DatasetMapper):
         self, dataset_dict: dict[str, Any], transforms: Any, image_shape: tuple[int, int]
     ) -> None:
         kept = [a for a in dataset_dict["annotations"] if a.get("iscrowd", 0) == 0]
-        for annotation in kept:
+        for annotation in kept:  # transforms work in place: they would cut fractions off whole numbers
+            annotation["bbox"] = [float(side) for side in annotation["bbox"]]
             if isinstance(polygons := annotation.get("segmentation"), list):
-                # transforms work in place and would cut fractions off a polygon of whole numbers
                 annotation["segmentation"] = [np.array(polygon, np.float64) for polygon in polygons]
         if not self.score_as_weight:
             super()._transform_annotations(dataset_dict, transforms, image_shape)

@@ -25,6 +25,8 @@ SMALL = [
     *("MODEL.CENTERNET.POST_NMS_TOPK_TRAIN", 128, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 64),
     *("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 1),
 ]
+# of the student's images a third has true labels
+MIXED = ["DATALOADER.SAMPLER_TRAIN", "MultiDatasetSampler", "DATALOADER.DATASET_RATIO", [1, 2]]
 
 
 def split_labels(data: Path, folder: Path, seed: int, fraction: float) -> None:
@@ -60,7 +62,7 @@ def train(options: argparse.Namespace, name: str, folder: Path, train_sets: list
             "train_net.py", options.config_file, "--resume", "OUTPUT_DIR", output, "SEED", seed,
             "DATASETS.TRAIN", tuple(train_sets), "DATASETS.TEST", (coco(options.data, "instances_val.json"),),
             "SOLVER.MAX_ITER", options.iterations, "SOLVER.STEPS", steps, "SOLVER.WARMUP_ITERS", 50,
-            *SMALL, *options.opts,
+            *SMALL, *(MIXED if len(train_sets) > 1 else ()), *options.opts,
         )  # fmt: skip
     rows = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     return next(row["bbox/AP"] for row in reversed(rows) if "bbox/AP" in row)
@@ -98,8 +100,8 @@ def main() -> None:
     add("--output", type=Path, default=Path("output/self_training"))
     add("--seeds", type=int, nargs="+", default=[1, 2, 3])
     add("--fraction", type=float, default=0.1, help="of the training images that keeps its labels")
-    add("--iterations", type=int, default=300, help="of teacher and of student")
-    add("--threshold", type=float, default=0.5, help="of the pseudo labels")
+    add("--iterations", type=int, default=200, help="of teacher and of student")
+    add("--threshold", type=float, default=0.35, help="of the pseudo labels")
     add("--teachers-only", action="store_true")
     add("--opts", nargs=argparse.REMAINDER, default=[], help="config settings of all trainings")
     options = parser.parse_args()
