@@ -43,7 +43,8 @@ _NECKS = (
 
 def _neck(names: Iterable[str]) -> _Neck | None:
     names = list(names)
-    return next((neck for neck in _NECKS if any(name.startswith(neck.prefix) for name in names)), None)
+    # with a dot before it, for whole detectors under a prefix of their own, such as "model."
+    return next((neck for neck in _NECKS if any(f".{neck.prefix}" in f".{name}" for name in names)), None)
 
 
 def follow_weights(cfg: CfgNode, weights: str) -> CfgNode:

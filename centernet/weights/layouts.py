@@ -8,6 +8,8 @@ a body                    names equal those below a prefix of the model (``backb
 torchvision, Res2Net      ``layer1.0.conv1.weight``: renamed, then as a body
 those of timm_names       MobileNetV2, EfficientNet-Lite0, Swin, ConvNeXt: renamed to timm's, then as a body
 ========================  ==========================================================================================
+
+A prefix that all names have, such as ``model.`` of Lightning or ``module.module.``, is taken off if the rest then fits.
 """
 
 import logging
@@ -76,6 +78,25 @@ def match_names(model: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> M
     Returns:
         ``layout`` is "unknown" and the names are unchanged if few of them have a place in the model.
     """
+    inner: Mapping[str, Tensor] | None = tensors
+    while inner:
+        match = _match(model, inner)
+        if match is not None:
+            return match
+        inner = _without_first_part(inner)
+    return Match("unknown", dict(tensors), "", [])
+
+
+def _without_first_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The same names without the part before the first dot; None if it is not that of all."""
+    firsts = {name.partition(".")[0] for name in tensors}
+    if len(firsts) != 1 or not all(name.partition(".")[2] for name in tensors):
+        return None
+    return {name.partition(".")[2]: value for name, value in tensors.items()}
+
+
+def _match(model: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Match | None:
+    """The layout of names as they are; None if few of them have a place in the model."""
     own = {name.partition(".")[0] for name in model}
     if sum(name.partition(".")[0] in own for name in tensors) >= len(tensors) / 2:
         return Match("a whole detector", dict(tensors), "", [])
@@ -90,7 +111,7 @@ def match_names(model: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> M
         if count > most:
             best, most = _below(_TIMM_BODY, layout, model, renamed), count
     if best is None or not _enough(most, best, model, tensors):
-        return Match("unknown", dict(tensors), "", [])
+        return None
     return best
 
 

@@ -5,6 +5,7 @@ zoo and of Caffe2, safetensors. What is no weights file at all, such as a downlo
 """
 
 import contextlib
+import logging
 import os
 import pickle
 import struct
@@ -22,8 +23,11 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import UserError
 from . import unpickler
+from .addresses import fetch_address, is_address
 
 __all__ = ["UNREADABLE", "WeightsFile", "fetch", "read_weights"]
+
+logger = logging.getLogger(__name__)
 
 # What reading a damaged file raises, somewhere in pickle, zip, numpy or torch, and what a failed download does.
 UNREADABLE = (
@@ -45,6 +49,7 @@ UNREADABLE = (
 
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # in the first pickle of torch.save before 1.6
 _MODEL_KEYS = ("model", "state_dict", "model_state", "model_state_dict")
+_MOST_REPEATED = 64 << 20  # bytes that tensors may claim beyond the values that a file holds for them
 
 
 class WeightsFile(NamedTuple):
@@ -53,7 +58,7 @@ class WeightsFile(NamedTuple):
     tensors: dict[str, torch.Tensor]  # by the names of the file, on the CPU, without a common "module."
     format: str  # pytorch, pytorch-legacy, pickle, detectron2-pickle, caffe2-pickle or safetensors
     metadata: dict[str, str]  # such as author, model, source
-    training: dict[str, Any]  # what a checkpoint holds besides: iteration, optimizer, scheduler, ...
+    training: dict[str, Any]  # what a checkpoint holds besides: iteration, optimizer, scheduler, ...; plain values only
 
 
 def read_weights(path: str | Path) -> WeightsFile:
@@ -61,6 +66,8 @@ def read_weights(path: str | Path) -> WeightsFile:
 
     Args:
         path: a file, or an address that detectron2 understands; that one is downloaded and kept.
+
+    Entries beside the weights that hold objects, such as a Namespace, are left out, with one line of the log.
 
     Raises:
         UserError: it cannot be fetched, is damaged or is something else, or would need code of its own to run.
@@ -87,6 +94,8 @@ def fetch(path: str | Path) -> str:
     for local in (str(path), str(path).partition("?")[0]):  # newer detectron2 takes options after a question mark
         if os.path.isfile(local):
             return local
+    if is_address(str(path)):
+        return fetch_address(str(path))
     try:
         local = str(PathManager.get_local_path(str(path)))
     except UNREADABLE as error:
@@ -109,6 +118,22 @@ def _one_sentence(path: str | Path) -> Iterator[None]:
             f"the weights file {path} cannot be read: it holds Python objects ({error.name}) that only running code "
             "of the file could restore; load it where it is trusted, save its tensors alone, for example with "
             "safetensors.torch.save_file, and give that file"
+        ) from error
+    except unpickler.RefusedContent as error:
+        raise UserError(
+            f"the weights file {path} cannot be read: what it holds is refused ({error}); load it where it is trusted, "
+            "save its tensors alone, for example with safetensors.torch.save_file, and give that file"
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"the weights file {path} cannot be read: its content is nested without an end") from error
+    except MemoryError as error:
+        raise UserError(
+            f"the weights file {path} cannot be read: it asks for more memory than there is; close other programs, or "
+            "read it on a larger machine"
+        ) from error
+    except PermissionError as error:
+        raise UserError(
+            f"the weights file {path} cannot be read: {error.strerror}; allow this user to read it"
         ) from error
     except UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
@@ -167,7 +192,7 @@ def _read_torch(local: str, kind: str, path: str | Path) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
         try:
-            return torch.load(local, map_location="cpu", weights_only=True)
+            content = torch.load(local, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             # numbers of numpy beside the weights, a newer pickle protocol, or something to refuse by its name
             content = torch.load(local, map_location="cpu", weights_only=False, pickle_module=unpickler)
@@ -175,18 +200,32 @@ def _read_torch(local: str, kind: str, path: str | Path) -> Any:
 
 
 def _check_archive(local: str, path: str | Path) -> None:
-    """Refuse archives that hold no tensors, and programs, which ``torch.load`` may run."""
-    try:
-        # PyTorch's own reader, so that what is checked here is what torch.load sees
-        records = torch._C.PyTorchFileReader(local).get_all_records()
-    except RuntimeError:
-        if not zipfile.is_zipfile(local):
-            raise
-        records = []
-    if "constants.pkl" in records:
-        raise UserError(f"the weights file {path} cannot be read: it is a TorchScript program; save its state_dict")
-    if "data.pkl" not in records:
-        raise UserError(f"the weights file {path} cannot be read: it is a zip archive, but not one of PyTorch's")
+    """Refuse archives that hold no tensors, that are larger than they look, and programs, which ``torch.load`` may run.
+
+    Before PyTorch sees the archive: it reads some records, however large, when it opens one.
+    """
+    with zipfile.ZipFile(local) as archive:
+        records = archive.infolist()
+    names = {record.filename.partition("/")[2] for record in records}
+    if "constants.pkl" in names:
+        raise _unreadable(path, "it is a TorchScript program; save its state_dict")
+    if "data.pkl" not in names:
+        raise _unreadable(path, "it is a zip archive, but not one of PyTorch's")
+    if packed := [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]:
+        raise _unreadable(
+            path,
+            f"it is a compressed archive ({len(packed)} of {len(records)} records, such as {packed[0]}), which PyTorch "
+            "never writes; unpack it and pack it again without compression (zip -0), if you trust where it is from",
+        )
+    if sum(record.file_size for record in records) > os.path.getsize(local):
+        raise _unreadable(path, "its records claim more bytes than the file has; fetch it from where it was published")
+    # what is checked here must be what torch.load sees
+    if "constants.pkl" in (seen := set(torch._C.PyTorchFileReader(local).get_all_records())) or seen - names:
+        raise _unreadable(path, "it holds two archives in one; fetch it from where it was published")
+
+
+def _unreadable(path: str | Path, why: str) -> UserError:
+    return UserError(f"the weights file {path} cannot be read: {why}")
 
 
 def _read_safetensors(local: str) -> WeightsFile:
@@ -231,21 +270,57 @@ def _sort_content(content: Any, kind: str, path: str | Path) -> WeightsFile:
     tensors = {name: _as_tensor(name, value, path) for name, value in found.items()}
     if not tensors:
         raise _no_weights(path, "no tensor")
+    _check_repetition(tensors, path)
     if all(name.startswith("module.") for name in tensors):
         tensors = {name[len("module.") :]: value for name, value in tensors.items()}
-    return WeightsFile(tensors, kind, {key: value for key, value in metadata.items() if isinstance(value, str)}, rest)
+    metadata = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    return WeightsFile(tensors, kind, metadata, _plain_entries(rest, path))
+
+
+def _plain_entries(rest: dict[Any, Any], path: str | Path) -> dict[Any, Any]:
+    """Without the entries in which there are objects."""
+    objects = {key: names for key, value in rest.items() if (names := unpickler.inert_names((key, value)))}
+    if objects:
+        found = ", ".join(f"{key} ({', '.join(sorted(names))})" for key, names in objects.items())
+        logger.info("%s: left out what is not plain beside the weights: %s", path, found)
+    return {key: value for key, value in rest.items() if key not in objects}
 
 
 def _as_tensor(name: object, value: Any, path: str | Path) -> torch.Tensor:
     if not isinstance(name, str):
         raise _no_weights(path, f"an entry whose name is {name!r}, not a text")
     if isinstance(value, torch.Tensor):
+        kind = _odd_kind(value)
+        if kind:
+            raise _no_weights(path, f"under {name} a {kind}, not a plain dense one")
         return value.detach()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(value, value.dtype.newbyteorder("=")).reshape(value.shape))
     if isinstance(value, int | float):
         return torch.tensor(value)
-    raise _no_weights(path, f"under {name} a {type(value).__name__}, not a tensor")
+    what = value.name if isinstance(value, unpickler.Inert) else type(value).__name__
+    raise _no_weights(path, f"under {name} a {what}, not a tensor")
+
+
+def _odd_kind(value: torch.Tensor) -> str:
+    """What a tensor is that has no values of its own type, one for each element; '' for others."""
+    if value.is_meta:
+        return "tensor without values (on the device 'meta')"
+    if value.is_nested:
+        return "nested tensor"
+    if value.layout != torch.strided:
+        return f"sparse tensor ({str(value.layout).removeprefix('torch.')})"
+    return f"quantised tensor ({str(value.dtype).removeprefix('torch.')})" if value.is_quantized else ""
+
+
+def _check_repetition(tensors: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Refuse tensors that repeat few values (a stride of 0) so often that a copy of them would fill the memory."""
+    repeated = 0
+    for name, value in tensors.items():
+        needed = value.numel() * value.element_size()
+        repeated += max(0, needed - value.untyped_storage().nbytes())
+        if repeated > _MOST_REPEATED:
+            raise _no_weights(path, f"under {name} {needed / 1e6:,.0f} MB that are repetitions of a few values")
 
 
 def _no_weights(path: str | Path, what: str) -> UserError:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from ..errors import UserError
+from .addresses import fetch_address
 
 __all__ = ["PackageHandler", "TimmHandler"]
 
@@ -69,7 +70,7 @@ class TimmHandler(_LocalFileHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         source = _timm_source(path.removeprefix(self.PREFIX))
         if not source.repository:
-            return str(PathManager.get_local_path(source.url, force=force))
+            return fetch_address(source.url)
         return _from_hub(path, source, force)
 
 

@@ -1,10 +1,23 @@
 """A reader of pickles that builds arrays, tensors and plain containers and nothing else: no code of a file runs.
 
 A pickle is a program that may name any function of the installation and call it. Here a name is looked up in one
-short table and nothing is imported. What the table holds are stand-ins of this module: numpy's and torch's own
-functions never see an argument that was not checked. The names are those of Python 2 and 3 and of numpy 1 and 2.
+short table and nothing is imported. What the table holds are stand-ins of this module. Where they call numpy or torch:
 
-The module itself can be handed to ``torch.load`` as its ``pickle_module``.
+``numpy.dtype``, ``frombuffer``
+    see the name of a type that matches a pattern, bytes, and a shape of ints that are not negative
+``torch._utils._rebuild_tensor``
+    sees a storage that ``torch.load`` has made, and an offset, sizes and strides that stay inside it; a stride may be
+    0, so a tensor may have more elements than its storage (the reader of weights looks at that)
+``torch.load(..., weights_only=True)``
+    sees the bytes of a storage inside a pickle (``torch.storage._load_from_bytes``) as they are, if they begin like
+    the older format; PyTorch's own restricted unpickler reads them
+
+Plain data that programs leave beside weights (``argparse.Namespace``, paths, dates, configs, random states; the list is
+``_INERT``) becomes an :class:`Inert`, which knows its name and nothing else. All other names are refused: among the
+weights, beside them, anywhere. The names are those of Python 2 and 3 and of numpy 1 and 2.
+
+The module itself can be handed to ``torch.load`` as its ``pickle_module``; ``torch.load`` then makes the storages, from
+sizes and types of the file.
 """
 
 import io
@@ -16,15 +29,53 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-__all__ = ["RefusedGlobal", "Unpickler", "load", "load_plain"]
+__all__ = ["Inert", "RefusedContent", "RefusedGlobal", "Unpickler", "inert_names", "load", "load_plain"]
 
 
-class RefusedGlobal(pickle.UnpicklingError):
+class RefusedContent(pickle.UnpicklingError):
+    """The pickle holds what no file of weights needs; it may be undamaged."""
+
+
+class RefusedGlobal(RefusedContent):
     """The pickle names something that is not in the table; ``name`` is dotted, such as ``os.system``."""
 
     def __init__(self, module: str, name: str) -> None:
         super().__init__(f"{module}.{name} is refused")
         self.name = f"{module}.{name}"
+
+
+class Inert:
+    """In the place of an object that is neither a tensor nor plain; ``name`` is that of its class, for messages.
+
+    Whatever a pickle does with it is forgotten.
+    """
+
+    __slots__ = ()
+    name = ""
+
+    def __new__(cls, *_: object, **__: object) -> "Inert":
+        return object.__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise RefusedContent(f"the pickle sets the attribute {name} of a stand-in")
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def append(self, item: object) -> None:
+        pass
+
+    def extend(self, items: object) -> None:
+        pass
+
+    def add(self, item: object) -> None:
+        pass
 
 
 class Unpickler(pickle._Unpickler):  # in C the memo is an array: a file of 9 bytes can ask for gigabytes of it
@@ -36,10 +87,11 @@ class Unpickler(pickle._Unpickler):  # in C the memo is an array: a file of 9 by
         Raises:
             RefusedGlobal: it is not in the table.
         """
-        try:
+        if (module, name) in _ADMITTED:
             return _ADMITTED[module, name]
-        except KeyError:
-            raise RefusedGlobal(module, name) from None
+        if name in _INERT.get(module, ()):
+            return _inert_class(f"{module}.{name}")
+        raise RefusedGlobal(module, name)
 
 
 def load(file: BinaryIO, **options: Any) -> Any:
@@ -51,8 +103,8 @@ def load_plain(file: BinaryIO) -> Any:
     """Read one pickle. Strings of Python 2 are read as Latin-1, as numpy needs it.
 
     Returns:
-        dict, list, tuple, str, bytes, numbers, bool, None, ``numpy.ndarray`` and ``torch.Tensor``, nested;
-        an OrderedDict becomes a dict.
+        dict, list, tuple, str, bytes, numbers, bool, None, ``numpy.ndarray`` and ``torch.Tensor``, nested, and
+        :class:`Inert`; an OrderedDict becomes a dict.
 
     Raises:
         RefusedGlobal: the pickle names anything else; nothing of it has run.
@@ -78,16 +130,37 @@ def _plain(value: Any, done: dict[int, Any]) -> Any:
         return str(value.dtype)
     if value is None or type(value) in (str, bytes, bytearray, int, float, bool):
         return value
-    if type(value) is torch.Tensor:
+    if type(value) in (torch.Tensor, torch.nn.Parameter):
         return value.detach()
-    raise pickle.UnpicklingError(f"the pickle holds a {type(value).__name__}, which is no plain value")
+    if isinstance(value, Inert):
+        return value
+    if isinstance(value, type) and issubclass(value, Inert):
+        return value()
+    if isinstance(value, _PLAIN_OBJECTS):
+        return _inert_class(type(value).__name__)()
+    raise RefusedContent(f"the pickle holds a {type(value).__name__}, which is no plain value")
 
 
 def _plain_container(value: dict[Any, Any] | list[Any] | tuple[Any, ...], done: dict[int, Any]) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item, done) for key, item in value.items()}
+        return {_plain(key, done): _plain(item, done) for key, item in value.items()}
     items = [_plain(item, done) for item in value]
     return tuple(items) if isinstance(value, tuple) else items
+
+
+def inert_names(value: Any) -> set[str]:
+    """Names of the objects somewhere in ``value`` that an :class:`Inert` stands for."""
+    names: set[str] = set()
+    done: set[int] = set()
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, Inert):
+            names.add(item.name)
+        elif isinstance(item, dict | list | tuple) and id(item) not in done:
+            done.add(id(item))
+            rest += [*item.keys(), *item.values()] if isinstance(item, dict) else item
+    return names
 
 
 # -------------------------------------------------------------------------------------------------- stand-ins
@@ -106,10 +179,10 @@ class _Function:
         return self._call(*args)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise pickle.UnpicklingError(f"the pickle sets the attribute {name} of a function")
+        raise RefusedContent(f"the pickle sets the attribute {name} of a function")
 
     def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("the pickle changes a function")
+        raise RefusedContent("the pickle changes a function")
 
 
 class _Mapping(dict[Any, Any]):
@@ -128,7 +201,7 @@ class _Dtype:
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16)", code):
-            raise pickle.UnpicklingError(f"the pickle holds an array of the type {str(code)[:40]!r}")
+            raise RefusedContent(f"the pickle holds an array of the type {str(code)[:40]!r}")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -150,23 +223,23 @@ class _Array:
 
     def finished(self) -> np.ndarray:
         if self._value is None:
-            raise pickle.UnpicklingError("the pickle holds an array without values")
+            raise RefusedContent("the pickle holds an array without values")
         return self._value
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
     data = data.encode("latin1") if isinstance(data, str) else data
     if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _Dtype) or not isinstance(shape, tuple):
-        raise pickle.UnpicklingError("the pickle holds an array that is not made of bytes")
+        raise RefusedContent("the pickle holds an array that is not made of bytes")
     if not all(type(size) is int and size >= 0 for size in shape):
-        raise pickle.UnpicklingError("the pickle holds an array without a shape")
+        raise RefusedContent("the pickle holds an array without a shape")
     flat = np.frombuffer(data, dtype.dtype) if data else np.empty(0, dtype.dtype)
     return flat.reshape(shape, order="F" if order == "F" else "C").copy()
 
 
 def _empty_array(kind: object, shape: object, code: object) -> _Array:
     if kind is not _Array:
-        raise pickle.UnpicklingError("the pickle holds a subclass of numpy's array")
+        raise RefusedContent("the pickle holds a subclass of numpy's array")
     return _Array()
 
 
@@ -187,17 +260,17 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 def _storage_of_bytes(data: bytes) -> Any:
     # written in the older format only; a TorchScript archive here would be run by PyTorch before 2.6
     if data[:1] != b"\x80":
-        raise pickle.UnpicklingError("the pickle holds a tensor whose values are in no format of tensors")
+        raise RefusedContent("the pickle holds a tensor whose values are in no format of tensors")
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> torch.Tensor:
     if not isinstance(storage, torch.storage.TypedStorage):
-        raise pickle.UnpicklingError("the pickle holds a tensor without values")
+        raise RefusedContent("the pickle holds a tensor without values")
     length = storage._untyped_storage.nbytes() // storage.dtype.itemsize
     reach = 1 + offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride)) < 0 or (0 not in size and reach > length):
-        raise pickle.UnpicklingError("the pickle holds a tensor that is larger than its values")
+        raise RefusedContent("the pickle holds a tensor that is larger than its values")
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
 
@@ -209,12 +282,61 @@ def _plain_tuple(items: Any = ()) -> tuple[Any, ...]:
     return tuple(items)
 
 
+def _inert_class(name: str) -> type[Inert]:
+    return type("_Inert", (Inert,), {"__slots__": (), "name": name})
+
+
+def _reconstructed(kind: Any, base: Any, state: Any) -> Inert:
+    """An object of a plain class, as pickles before protocol 2 make it."""
+    if not isinstance(kind, type) or not issubclass(kind, Inert):
+        raise RefusedContent("the pickle makes an object of a class that is not known here")
+    return kind()
+
+
+# What PyTorch's own reader lets through besides.
+_PLAIN_OBJECTS = (
+    *(set, frozenset, complex, torch.dtype, torch.device),
+    *(torch.storage.TypedStorage, torch.storage.UntypedStorage),
+)
+
+# Classes of plain data, by module. A file may hold their objects beside its weights; they are never made.
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+_INERT: dict[str, tuple[str, ...]] = {
+    "argparse": ("Namespace",),
+    "types": ("SimpleNamespace",),
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
+    "collections": ("defaultdict", "deque"),
+    "datetime": ("datetime", "date", "time", "timedelta", "timezone"),
+    "builtins": ("object", "list", "dict", "tuple", "set", "frozenset", "str", "int", "float", "bool", "complex"),
+    "__builtin__": ("object", "list", "dict", "tuple", "set", "frozenset", "str", "int", "float", "bool", "complex"),
+    "yacs.config": ("CfgNode",),
+    "fvcore.common.config": ("CfgNode",),
+    "detectron2.config.config": ("CfgNode",),
+    "detectron2.config": ("CfgNode",),
+    "omegaconf.dictconfig": ("DictConfig",),
+    "omegaconf.listconfig": ("ListConfig",),
+    "omegaconf.base": ("ContainerMetadata", "Metadata", "SCMode"),
+    "omegaconf.nodes": ("AnyNode", "BooleanNode", "FloatNode", "IntegerNode", "PathNode", "StringNode"),
+    "typing": ("Any",),
+    "numpy.random._pickle": ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"),
+    "numpy.random._mt19937": ("MT19937",),
+    "numpy.random._pcg64": ("PCG64", "PCG64DXSM"),
+    "numpy.random._philox": ("Philox",),
+    "numpy.random._sfc64": ("SFC64",),
+    "numpy.random.bit_generator": ("SeedSequence", "__pyx_unpickle_SeedSequence"),
+    "torch": ("device", "float32", "float16", "bfloat16", "float64", "uint8", "int8", "int32", "int64", "bool"),
+    "torch.serialization": ("_get_layout",),
+}
+
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Mapping,
     ("collections", "Counter"): _Mapping,
     ("builtins", "bytes"): _Function(lambda: b""),
     ("__builtin__", "bytes"): _Function(lambda: b""),
     ("_codecs", "encode"): _Function(_encode),
+    ("copy_reg", "_reconstructor"): _Function(_reconstructed),
+    ("copyreg", "_reconstructor"): _Function(_reconstructed),
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
     ("torch", "Size"): _Function(_plain_tuple),

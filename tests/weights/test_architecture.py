@@ -108,6 +108,8 @@ def test_evaluation(detector_file: str, tmp_path: Path, resume: bool) -> None:
 
 def test_resnets_have_both_necks_too(tmp_path: Path) -> None:
     file = str(write_safetensors(tmp_path / "a.safetensors", {"backbone.cell.0.x": torch.zeros(1)}))
+    below = str(write_safetensors(tmp_path / "b.safetensors", {"model.backbone.cell.0.x": torch.zeros(1)}))
+    assert follow_weights(config(FCOS, follow=True), below).MODEL.BACKBONE.NAME == PLAIN
     for name, expected in (
         ("build_fcos_resnet_bifpn_backbone", "build_resnet_bifpn_backbone"),
         ("build_resnet_bifpn_backbone", "build_resnet_bifpn_backbone"),

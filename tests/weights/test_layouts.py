@@ -320,6 +320,23 @@ class TestDetectors:
         checkpointer.load(str(write_torch(tmp_path / "a.pth", state)))
         assert checkpointer.fit.absent == ["backbone.bottom_up.res3.0.conv1.norm.running_mean"]
 
+    @pytest.mark.parametrize("prefix", ["model.", "detector.", "module.module.", "module.model."])
+    def test_a_prefix_of_all_names(self, tmp_path: Path, model: Detector, prefix: str) -> None:
+        state = {f"{prefix}{name}": torch.rand(value.shape) for name, value in model.state_dict().items()}
+        checkpointer = SafeCheckpointer(model)
+        checkpointer.load(str(write_torch(tmp_path / "a.pth", {"state_dict": state})))
+        assert checkpointer.fit.layout == "a whole detector"
+        assert not checkpointer.fit.differences()
+        assert torch.equal(model.head.weight, state[f"{prefix}head.weight"])
+
+    def test_a_prefix_under_which_nothing_fits_stays(self) -> None:
+        match = match_names({"backbone.a": torch.ones(1)}, {"model.x.a": torch.ones(1), "model.y.b": torch.ones(1)})
+        assert (match.layout, list(match.tensors)) == ("unknown", ["model.x.a", "model.y.b"])
+
+    def test_a_prefix_that_is_not_of_all_names_stays(self, model: Detector) -> None:
+        names = [*(f"model.{name}" for name in model.state_dict()), "loss.weight"]
+        assert match_names(model.state_dict(), dict.fromkeys(names, torch.ones(1))).layout == "unknown"
+
     def test_differences_are_named(self, tmp_path: Path, model: Detector) -> None:
         state = {name: value for name, value in model.state_dict().items() if "level5" not in name}
         state |= {f"roi_heads.extra{n}": torch.zeros(1) for n in range(9)} | {"head.bias": torch.zeros(7)}

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from published_files import CONTAINERS, arrays, write_pickle, write_safetensors, write_torch
 
 from centernet.errors import UserError
-from centernet.weights import read_weights
+from centernet.weights import read_weights, unpickler
 
 TENSORS = {
     "a.weight": torch.arange(6.0).reshape(2, 3) / 7,
@@ -173,6 +174,73 @@ def test_other_archives(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "a.pt")
     with pytest.raises(UserError, match="a TorchScript program"):
         read_weights(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("record", ["data/0", "data.pkl", "version"])
+def test_compressed_archives(tmp_path: Path, record: str) -> None:
+    """PyTorch would unpack a few bytes to gigabytes; it never writes such archives."""
+    whole = zipfile.ZipFile(write_torch(tmp_path / "a.pth", {"a": torch.zeros(1 << 20)}))
+    with zipfile.ZipFile(tmp_path / "b.pth", "w") as archive:
+        for name in whole.namelist():
+            packed = zipfile.ZIP_DEFLATED if name.endswith(f"/{record}") else zipfile.ZIP_STORED
+            archive.writestr(name, whole.read(name), packed)
+    with pytest.raises(
+        UserError, match=rf"compressed archive \(1 of \d records, such as \w+/{record}\), which PyTorch"
+    ):
+        read_weights(tmp_path / "b.pth")
+
+
+def test_records_that_claim_more_than_the_file_has(tmp_path: Path) -> None:
+    file = write_torch(tmp_path / "a.pth", {"a": torch.zeros(64)})
+    data = file.read_bytes()
+    (entry,) = [k for k in range(len(data)) if data[k : k + 4] == b"PK\1\2" and data[k + 46 : k + 54] == b"a/data/0"]
+    sizes = (1 << 30).to_bytes(4, "little") * 2
+    file.write_bytes(data[: entry + 20] + sizes + data[entry + 28 :])
+    with pytest.raises(UserError, match="its records claim more bytes than the file has"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("write", [write_torch, write_pickle])
+def test_tensors_that_repeat_a_value(tmp_path: Path, write: Callable[[Path, object], Path]) -> None:
+    few = torch.ones(1).expand(1 << 20)
+    assert read_weights(write(tmp_path / "a.pth", {"a": few})).tensors["a"].shape == (1 << 20,)
+    for content in ({"a": torch.ones(1).expand(1 << 36)}, {str(k): few for k in range(20)}):
+        with pytest.raises(UserError, match="that are repetitions of a few values"):
+            read_weights(write(tmp_path / "a.pth", content))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["meta", "sparse_coo", "sparse_csr", "quint8", "nested"])
+def test_tensors_without_plain_values(tmp_path: Path, kind: str) -> None:
+    dense = torch.eye(3)
+    make = {
+        "meta": lambda: dense.to("meta"),
+        "sparse_coo": dense.to_sparse,
+        "sparse_csr": dense.to_sparse_csr,
+        "quint8": lambda: torch.quantize_per_tensor(dense, 0.1, 0, torch.quint8),
+        "nested": lambda: torch.nested.nested_tensor([dense, dense[:2]]),
+    }
+    file = write_torch(tmp_path / "a.pth", {"model": {"a.weight": make[kind]()}})
+    with pytest.raises(UserError, match=rf"under a.weight a .*{kind}.*, not a plain dense one"):
+        read_weights(file)
+
+
+def test_the_cause_is_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_pickle(tmp_path / "a.pkl", {"a": np.array([None])})
+    with pytest.raises(UserError, match="what it holds is refused .*load it where it is trusted") as error:
+        read_weights(file)
+    assert "damaged" not in str(error.value)
+    (tmp_path / "b.pkl").write_bytes(b"\x80\x02]q\x00h\x00a.")
+    with pytest.raises(UserError, match="nested without an end"):
+        read_weights(tmp_path / "b.pkl")
+    for reason, sentence in ((MemoryError(), "more memory than there is"), (PermissionError(13, "No"), "allow this")):
+        monkeypatch.setattr(unpickler, "load_plain", lambda _, reason=reason: raises(reason))
+        with pytest.raises(UserError, match=sentence):
+            read_weights(file)
+
+
+def raises(error: Exception) -> None:
+    raise error
 
 
 def test_what_cannot_be_fetched(tmp_path: Path) -> None:
