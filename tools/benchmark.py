@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Measure this machine: first-stage targets, and CenterNet2 against detectron2's Faster R-CNN in the same run.
+"""Measure this machine: first-stage targets, CenterNet2 against detectron2's Faster R-CNN in the same run, and the
+evaluation against the official packages.
 
 Weights are random (seeded), so no download is needed; proposals and detections are then at their maximum numbers.
 """
@@ -129,7 +130,7 @@ def measure_models(config: str, size: tuple[int, int], repeats: int) -> None:
 @command_line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("targets", "models"))
+    parser.add_argument("what", choices=("targets", "models", "evaluation", "index"))
     parser.add_argument("--config-file", default=str(REPOSITORY / "configs" / "CenterNet2_R50_1x.yaml"))
     parser.add_argument("--size", type=int, nargs=2, default=(512, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--repeats", type=int, default=15)
@@ -138,6 +139,14 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, Python {platform.python_version()}\n")
     if args.what == "targets":
         measure_targets(args.repeats)
+    elif args.what == "evaluation":
+        from benchmarks.evaluation import measure_evaluation
+
+        measure_evaluation(min(args.repeats, 3))
+    elif args.what == "index":
+        from benchmarks.index import measure_index
+
+        measure_index()
     else:
         measure_models(args.config_file, tuple(args.size), args.repeats)
 
