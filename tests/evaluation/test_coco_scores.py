@@ -179,3 +179,36 @@ def test_real_annotations():
     truth = json.loads(file.read_text())
     detections = random_detections(np.random.default_rng(0), truth)
     assert_same(score_detections(truth, detections, "bbox"), coco_scores(truth, detections))
+
+
+def one_class(boxes_and_areas):
+    """One image, one class."""
+    places = {"image_id": 1, "category_id": 1}
+    annotations = [
+        {"id": number, **places, "bbox": box, "area": area, "iscrowd": 0}
+        for number, (box, area) in enumerate(boxes_and_areas, 1)
+    ]
+    images = [{"id": 1, "width": 200, "height": 200}]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cup"}]}
+
+
+def test_of_objects_that_overlap_equally_the_last_is_taken():
+    left, right = ([0.0, 0.0, 100.0, 100.0], 1e4), ([20.0, 0.0, 100.0, 100.0], 1e4)
+    middle = {"image_id": 1, "category_id": 1, "bbox": [10.0, 0.0, 100.0, 100.0], "score": 0.9}
+    detections = [middle, {**middle, "bbox": left[0], "score": 0.5}]
+    stats = []
+    for truth in (one_class([left, right]), one_class([right, left])):
+        ours = score_detections(truth, detections, "bbox")
+        assert_same(ours, coco_scores(truth, detections))
+        stats.append(ours.stats[0])
+    assert stats[0] > stats[1]  # the second detection finds the left object only if the first left it free
+
+
+def test_an_area_at_a_limit_belongs_to_both_sizes():
+    truth = one_class([([0.0, 0.0, 32.0, 32.0], 1024), ([100.0, 100.0, 96.0, 96.0], 9216)])
+    found = {"image_id": 1, "category_id": 1, "score": 0.5}
+    false = {**found, "bbox": [60.0, 0.0, 32.0, 32.0], "score": 0.9}
+    detections = [false, *({**found, "bbox": item["bbox"]} for item in truth["annotations"])]
+    ours = score_detections(truth, detections, "bbox")
+    assert_same(ours, coco_scores(truth, detections))
+    np.testing.assert_allclose(ours.stats[3:6], [1 / 2, 2 / 3, 1])  # the false one counts as small and as medium

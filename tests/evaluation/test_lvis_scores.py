@@ -79,3 +79,18 @@ def test_a_file_without_the_federated_keys_is_one_sentence():
         score_lvis_detections(truth, [], "bbox")
     with pytest.raises(UserError, match="LVIS has no evaluation task 'keypoints'"):
         score_lvis_detections({"images": [], "categories": []}, [], "keypoints")
+
+
+def test_objects_and_detections_without_area_are_left_out(monkeypatch):
+    found = {"image_id": 1, "category_id": 2, "bbox": [5.0, 5.0, 20.0, 20.0], "score": 0.5}
+    line = {"image_id": 1, "category_id": 2, "bbox": [50.0, 5.0, 0.0, 20.0]}
+    image = {"id": 1, "width": 99, "height": 99, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+    truth = {
+        "images": [image],
+        "annotations": [{**found, "id": 1, "area": 400.0}, {**line, "id": 2, "area": 0.0}],
+        "categories": [{"id": 2, "name": "cup", "frequency": "r"}],
+    }
+    detections = [{**line, "score": 0.9}, found]
+    ours = score_lvis_detections(truth, detections, "bbox")
+    assert_same(ours, lvis_scores(truth, detections, monkeypatch))
+    assert ours.metrics()["APr"] == pytest.approx(100)
