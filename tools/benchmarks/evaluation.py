@@ -227,7 +227,7 @@ def measure_coco(pairs: int) -> None:
     names = ("ours", "faster_coco_eval", "pycocotools")
     rounds = [{name: in_process(name, size, COCO_SIZE["detections"]) for name in names} for _ in range(pairs)]
     print(", ".join(f"{value:,} {name}" for name, value in COCO_SIZE.items()), f"({pairs} rounds, medians)\n")
-    print("| scorer | CPU s | wall s | times faster than pycocotools, CPU | memory added MB | peak MB | figures differ |")
+    print("| scorer | CPU s | wall s | times faster than pycocotools, CPU | MB added | MB at most | figures differ |")
     print("|---|---|---|---|---|---|---|")
     for name in names:
         last = rounds[-1][name]
@@ -247,7 +247,7 @@ def measure_lvis(images: int = LVIS_IMAGES) -> None:
         return in_process(name, size, LVIS_PER_IMAGE["detections"] * count)
 
     print(f"LVIS: {LVIS_CLASSES} classes; an image has {LVIS_PER_IMAGE['boxes']} boxes, 300 detections\n")
-    print("| images | scorer | CPU s | wall s | memory added MB | peak MB | times faster than lvis, CPU | figures differ |")
+    print("| images | scorer | CPU s | wall s | MB added | MB at most | times faster than lvis, CPU | figures differ |")
     print("|---|---|---|---|---|---|---|---|")
 
     def row(count: int, name: str, found: dict[str, Any], more: str) -> None:
