@@ -14,6 +14,8 @@ Exit status: 0 fine, 1 something would spoil the training, 2 the data cannot be 
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -46,18 +48,29 @@ def show_progress(done: int, total: int) -> None:
         sys.stderr.flush()
 
 
+@contextmanager
+def only_errors_logged() -> Iterator[None]:
+    logger = logging.getLogger("centernet")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 @command_line
 def main(arguments: list[str] | None = None) -> int:
     """Examine, tell, write; returns the exit status."""
     options = parse(arguments)
     if bool(options.names) == bool(options.data):
         raise UserError("name the data, either --data PATH or registered names such as digits_train digits_val")
-    logging.getLogger("centernet").setLevel(logging.ERROR)  # the report says it all
-    cfg = load_config(resolve_config_file(options.config_file), options.opts)
-    if options.data:
-        report = examine_data(options.data, cfg, progress=show_progress)
-    else:
-        report = examine_registered(options.names, cfg, progress=show_progress)
+    with only_errors_logged():  # the report says the rest
+        cfg = load_config(resolve_config_file(options.config_file), options.opts)
+        if options.data:
+            report = examine_data(options.data, cfg, progress=show_progress)
+        else:
+            report = examine_registered(options.names, cfg, progress=show_progress)
     print("\n".join(summary_lines(report)))
     for path in write_report(report, Path(options.output)):
         print(f"written: {path}")
