@@ -245,13 +245,14 @@ class ClassAwareSampler(ResumableSampler):
     """Draws images of rare classes as often as those of frequent ones; yields dataset indices (see
     :func:`class_aware_weights`)."""
 
-    def __init__(self, dataset_dicts: Sequence[dict[str, Any]], seed: int | None = None) -> None:
+    def __init__(self, dataset_dicts: Sequence[dict[str, Any]], seed: int | None = None, start: int = 0) -> None:
         """
         Args:
             dataset_dicts: detectron2's dataset dicts with ``annotations``.
             seed: the same on all processes; None draws one and shares it.
+            start: indices that all processes together have read before.
         """
-        super().__init__(WeightedStream(class_aware_weights(dataset_dicts), _seed(seed)))
+        super().__init__(WeightedStream(class_aware_weights(dataset_dicts), _seed(seed)), start)
 
     def __iter__(self) -> Iterator[int]:  # type: ignore[override]
         return (index for _, index in super().__iter__())
@@ -261,16 +262,16 @@ class MultiDatasetSampler(ResumableSampler):
     """Draws from several datasets in a given ratio; yields dataset indices (see
     :func:`multi_dataset_weights`)."""
 
-    def __init__(self, cfg: Any, sizes: Sequence[int], seed: int | None = None) -> None:
+    def __init__(self, cfg: Any, sizes: Sequence[int], seed: int | None = None, start: int = 0) -> None:
         """
         Args:
             cfg: its ``DATALOADER.DATASET_RATIO`` is the ratio.
             sizes: images of each dataset, in the order in which they are concatenated.
             seed: the same on all processes; None draws one and shares it.
+            start: indices that all processes together have read before.
         """
-        super().__init__(
-            WeightedStream(multi_dataset_weights(sizes, cfg.DATALOADER.DATASET_RATIO), _seed(seed))
-        )
+        weights = multi_dataset_weights(sizes, cfg.DATALOADER.DATASET_RATIO)
+        super().__init__(WeightedStream(weights, _seed(seed)), start)
 
     def __iter__(self) -> Iterator[int]:  # type: ignore[override]
         return (index for _, index in super().__iter__())
@@ -280,7 +281,8 @@ def repeat_factors(dataset_dicts: Sequence[dict[str, Any]], threshold: float) ->
     """Repeat factors float64 [n] after the LVIS paper (arXiv 1908.03195), as detectron2 computes them.
 
     ``f(c)`` is the part of the images with class ``c``; the factor of an image is the largest
-    ``max(1, sqrt(threshold / f(c)))`` of its classes, 1 if it has none.
+    ``max(1, sqrt(threshold / f(c)))`` of its classes, 1 if it has none. Several data sets count as one: a class
+    that is frequent in one of them is not repeated for being rare in another.
     """
     if isinstance(dataset_dicts, Records):
         return _repeat_factors(dataset_dicts, threshold)

@@ -73,7 +73,11 @@ def test_named_samplers_repeat_by_seed_and_differ_without(small_cfg):
     first = take(ClassAwareSampler(RECORDS, seed=3), 500)
     assert first == take(ClassAwareSampler(RECORDS, seed=3), 500)
     assert first != take(ClassAwareSampler(RECORDS, seed=4), 500)
+    assert take(ClassAwareSampler(RECORDS, seed=3, start=123), 100) == first[123:223]
     small_cfg.DATALOADER.DATASET_RATIO = [1, 3]
+    assert take(MultiDatasetSampler(small_cfg, [20, 40], 3, start=7), 50) == take(
+        MultiDatasetSampler(small_cfg, [20, 40], 3), 57
+    )[7:]
     again = [take(MultiDatasetSampler(small_cfg, [20, 40], seed=3), 500) for _ in range(2)]
     assert again[0] == again[1]
     assert np.mean(np.array(again[0]) >= 20) == pytest.approx(0.75, abs=0.06)

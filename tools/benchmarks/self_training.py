@@ -4,9 +4,10 @@
     python tools/benchmarks/self_training.py --data datasets/bccd --seeds 1 2 3
 
 For each seed: a random tenth of the training images keeps its labels, the teacher trains on it, tools/pseudo_label.py
-runs the teacher over the others, whose labels nobody sees, and the student trains on labels and pseudo labels for as
-many iterations, from the same ImageNet weights. Both are scored on the validation images. Every step is a command of
-its own; what is finished is not done again, so an interrupted run goes on.
+runs the teacher over the others, whose labels nobody sees (thresholds by class, from the labelled tenth alone), and the
+student trains on labels and pseudo labels for as many iterations, from the same ImageNet weights. Both are scored on
+the validation images. Every step is a command of its own; what is finished is not done again, so an interrupted run
+goes on.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from statistics import mean
 REPOSITORY = Path(__file__).resolve().parents[2]
 # for two CPU cores: small pictures, constant early layers and batch norms, thin heads
 SMALL = [
-    *("INPUT.MIN_SIZE_TRAIN", (176, 192, 208), "INPUT.MIN_SIZE_TEST", 192, "DATALOADER.NUM_WORKERS", 1),
+    *("INPUT.MIN_SIZE_TRAIN", (224, 240, 256), "INPUT.MIN_SIZE_TEST", 240, "DATALOADER.NUM_WORKERS", 1),
     *("MODEL.TIMM.FREEZE_AT", 2, "MODEL.TIMM.NORM", "FrozenBN", "MODEL.FPN.OUT_CHANNELS", 64),
     *("MODEL.CENTERNET.POST_NMS_TOPK_TRAIN", 128, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 64),
     *("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 1),
@@ -84,7 +85,8 @@ def one_seed(options: argparse.Namespace, seed: int) -> tuple[float, float]:
     run(
         "tools/pseudo_label.py", "--config-file", folder / "teacher" / "config.yaml",
         "--input", folder / "unlabelled.json", "--image-root", options.data / "images",
-        "--output", folder / "pseudo.json", "--threshold", options.threshold,
+        "--output", folder / "pseudo.json",
+        "--class-thresholds", "auto", "--precision", options.precision, "--validation", labelled,
         "--opts", "MODEL.WEIGHTS", folder / "teacher" / "model_final.pth",
     )  # fmt: skip
     pseudo = coco(options.data, folder / "pseudo.json")
@@ -100,8 +102,8 @@ def main() -> None:
     add("--output", type=Path, default=Path("output/self_training"))
     add("--seeds", type=int, nargs="+", default=[1, 2, 3])
     add("--fraction", type=float, default=0.1, help="of the training images that keeps its labels")
-    add("--iterations", type=int, default=200, help="of teacher and of student")
-    add("--threshold", type=float, default=0.35, help="of the pseudo labels")
+    add("--iterations", type=int, default=400, help="of teacher and of student")
+    add("--precision", type=float, default=0.8, help="of each class's pseudo labels, as measured on the labelled tenth")
     add("--teachers-only", action="store_true")
     add("--opts", nargs=argparse.REMAINDER, default=[], help="config settings of all trainings")
     options = parser.parse_args()
