@@ -1,6 +1,6 @@
 """Annotations and detections as columns: lists of JSON objects into numpy arrays."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from .areas import Items, keypoint_area, mask_areas
 from .protocol import Protocol
 
 __all__ = ["Detected", "Index", "Truth", "detection_columns", "index_of", "places", "truth_columns"]
-
-Items = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,6 @@ def detection_columns(detections: Items, ground_truth: dict[str, Any], index: In
     Raises:
         UserError: a detection is of an image that the ground truth does not have.
     """
-    from .overlap import keypoint_area, mask_areas
-
     image_ids = [item["image_id"] for item in detections]
     every_image = np.unique(np.array([image["id"] for image in ground_truth["images"]]))
     unknown = np.flatnonzero(places(image_ids, every_image) < 0)

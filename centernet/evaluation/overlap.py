@@ -4,16 +4,15 @@ The same arithmetic as pycocotools, operation by operation, so that values at a 
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from .columns import Detected, Items, Truth
+from .areas import Items, Sizes, run_lengths
+from .columns import Detected, Truth
 from .protocol import Protocol
 
-__all__ = ["box_overlaps", "keypoint_area", "mask_areas", "overlapping_pairs"]
+__all__ = ["box_overlaps", "overlapping_pairs"]
 
-Sizes = dict[Any, tuple[int, int]]
 PAIRS_AT_ONCE = 1 << 20  # some 100 MB
 
 
@@ -109,33 +108,8 @@ def _by_group(
 def _mask_overlaps(answers: Items, objects: Items, crowd: np.ndarray, sizes: Sizes) -> np.ndarray:
     from pycocotools import mask
 
-    rows = [_run_lengths(item, sizes) for item in answers]
-    return np.asarray(mask.iou(rows, [_run_lengths(item, sizes) for item in objects], crowd.astype(int).tolist()))
-
-
-def _run_lengths(item: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
-    """Compressed run lengths of a mask given as polygons, plain or compressed run lengths."""
-    from pycocotools import mask
-
-    shape = item["segmentation"]
-    if isinstance(shape, list):
-        return mask.merge(mask.frPyObjects(shape, *sizes[item["image_id"]]))
-    if isinstance(shape["counts"], list):
-        return mask.frPyObjects(shape, *sizes[item["image_id"]])
-    return shape
-
-
-def mask_areas(items: Items, sizes: Sizes) -> np.ndarray:
-    """Areas of masks in square pixels: float64 ``[N]``."""
-    from pycocotools import mask
-
-    return np.array([mask.area(_run_lengths(item, sizes)) for item in items], dtype=np.float64)
-
-
-def keypoint_area(keypoints: list[float]) -> float:
-    """Area of the box around keypoints (x, y, anything, ...), square pixels."""
-    x, y = keypoints[0::3], keypoints[1::3]
-    return (max(x) - min(x)) * (max(y) - min(y))
+    rows = [run_lengths(item, sizes) for item in answers]
+    return np.asarray(mask.iou(rows, [run_lengths(item, sizes) for item in objects], crowd.astype(int).tolist()))
 
 
 def _keypoint_similarity(answers: Items, objects: Items, sigmas: np.ndarray) -> np.ndarray:

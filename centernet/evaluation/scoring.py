@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from .accumulation import accumulate, empty_curves
-from .columns import Detected, Index, Items, Truth, detection_columns, index_of, truth_columns
+from .areas import Items
+from .columns import Detected, Index, Truth, detection_columns, index_of, truth_columns
 from .matching import match
 from .overlap import overlapping_pairs
 from .protocol import Protocol
