@@ -3,8 +3,8 @@
 Timed is the way from annotations and detections as lists in memory to all figures, loading into the scorer's own
 structures included. Each run is a process of its own, with its peak memory. All scorers run on one thread, so that CPU
 time is what the clock shows on an idle machine. The lvis package keeps several Python objects for each pair of an image
-and a class, found or not, and visits each five times: more than ten minutes and some 21 GB for 20,000 images. So it runs
-on 250, 500 and 1,000 images, and a straight line through the last two gives its time and memory for all.
+and a class, found or not, and visits each five times: some 13 minutes and 21 GB for 20,000 images. So it runs on 250,
+500 and 1,000 images, and a straight line through the last two gives its time and memory for all.
 """
 
 import contextlib
