@@ -36,8 +36,7 @@ REQUIRES = [
     "termcolor>=1.1",
     "tqdm>4.29",
     "yacs>=0.1.8",
-    # Evaluation: the official LVIS protocol, and a C++ COCO evaluation that needs no compiled detectron2.
-    "faster-coco-eval>=1.6",
+    # The official LVIS protocol's annotations, which detectron2's LVIS support imports.
     "lvis>=0.5.3",
     # Weights in a format that holds nothing but tensors.
     "safetensors>=0.4",
@@ -54,8 +53,16 @@ EXTRAS = {
     "web": ["gradio>=5"],
     "ray": ["ray[data]>=2.30", "pyarrow>=15"],
     "tracking3d": ["nuscenes-devkit>=1.1.11", "motmetrics>=1.4", "pyquaternion>=0.9.9", "scipy>=1.11"],
-    # setuptools and wheel build what the index has in source only; torch forbids setuptools 82.
-    "dev": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.9", "setuptools>=70,<82", "wheel>=0.43"],
+    "dev": [
+        "faster-coco-eval>=1.6",  # a rival in tools/benchmark.py
+        "hypothesis>=6.100",
+        "mypy>=1.11",
+        "pytest>=8",
+        "ruff>=0.9",
+        # setuptools and wheel build what the index has in source only; torch forbids setuptools 82.
+        "setuptools>=70,<82",
+        "wheel>=0.43",
+    ],
 }
 
 setup(
