@@ -11,7 +11,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
-from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ...ops.assign import Objects
@@ -24,6 +23,7 @@ from ...ops.targets import TargetRules, Targets, build_targets
 from ...registration import register_once
 from ..debug import DebugOptions, draw_first_stage, draw_training
 from ..finite_check import FiniteCheck
+from ..normaliser import mean_count
 from ..padded_instances import PaddedInstances, image_size_tensor
 from .centernet_head import CenterNetHead
 
@@ -247,8 +247,8 @@ class CenterNet(nn.Module):
         if self.debug:
             draw_training(self.debug, images, gt_instances, targets, pyramid)
         # float32 also for a model in half precision, which counts exactly to 2,048 only
-        num_positives = ltrb.new_tensor(len(targets.positive_cells), dtype=torch.float32)
-        normaliser = self._mean_over_processes(num_positives)
+        num_positives = torch.full((), float(len(targets.positive_cells)), device=ltrb.device)
+        normaliser = mean_count(num_positives, "positives", reduce=not self.no_reduce)
         object_weight = _object_weight(gt_instances)
         positive_weight = None if object_weight is None else object_weight[targets.positive_objects]
         losses = {}
@@ -311,16 +311,8 @@ class CenterNet(nn.Module):
         if object_weight is not None:  # not part of the normaliser: an uncertain object teaches less
             loss = loss * object_weight[targets.regression_objects]
         # the sum of no element is 0 and still has a graph: DDP wants a gradient of a batch without objects, too
-        return self.reg_weight * (weight * loss).sum() / self._mean_over_processes(weight.sum())
-
-    def _mean_over_processes(self, local: Tensor) -> Tensor:
-        """``max(mean of local over processes, 1)``, without leaving the device."""
-        world_size = comm.get_world_size()
-        if world_size > 1 and not self.no_reduce:
-            local = local.detach().clone()
-            torch.distributed.all_reduce(local)
-            local = local / world_size
-        return local.detach().clamp(min=1.0)
+        normaliser = mean_count(weight.sum(), "box weights", reduce=not self.no_reduce)
+        return self.reg_weight * (weight * loss).sum() / normaliser
 
     @staticmethod
     def _training_proposals(padded: PaddedDetections, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:

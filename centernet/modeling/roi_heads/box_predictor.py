@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ...ops.federated import federated_classes
 from ...ops.losses import sigmoid_cross_entropy, softmax_cross_entropy
+from ..normaliser import share_of_mean
 from .fed_loss import class_weights_of
 
 _IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
@@ -32,6 +33,7 @@ class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
     """
 
     freq_weight: Tensor | None
+    count_name = "regions"  # of this stage, for centernet.modeling.normaliser
 
     @configurable
     def __init__(
@@ -91,7 +93,8 @@ class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_box_reg`` of sampled proposals (``gt_classes``, ``gt_boxes``, ``proposal_boxes``).
 
-        Where proposals carry ``gt_scores`` (float in [0, 1]), these are weights of the foreground ones.
+        Where proposals carry ``gt_scores`` (float in [0, 1]), these are weights of the foreground ones. With several
+        processes both are divided by their mean number of proposals.
 
         Args:
             predictions: ``(logits [R, C + 1], deltas [R, 4] or [R, C * 4])``.
@@ -106,10 +109,12 @@ class ProbabilisticBoxPredictor(FastRCNNOutputLayers):
             boxes = gt_boxes = deltas.new_zeros((0, 4))
         weight = self._proposal_weight(proposals, gt_classes)
         classify = sigmoid_cross_entropy if self.sigmoid_ce else softmax_cross_entropy
-        return {
+        losses = {
             "loss_cls": classify(logits, gt_classes, self._class_weight(gt_classes), weight),
             "loss_box_reg": self._box_loss(boxes, gt_boxes, deltas, gt_classes, weight),
         }
+        share = share_of_mean(len(gt_classes), self.count_name, logits)
+        return losses if share is None else {name: loss * share for name, loss in losses.items()}
 
     def _proposal_weight(self, proposals: list[Instances], gt_classes: Tensor) -> Tensor | None:
         """``gt_scores`` of foreground proposals, 1 for background, float32 ``[R]``; None if no image has them."""

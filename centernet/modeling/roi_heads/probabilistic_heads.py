@@ -7,6 +7,7 @@ Source: "Probabilistic two-stage detection" (arXiv 2103.07461) section 3; Cascad
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -20,6 +21,7 @@ from ...ops.second_stage import DetectRules, combine_scores, select_detections
 from ...registration import register_once
 from ..debug import DebugOptions, draw_second_stage
 from ..layers.roi_pooler import use_all_cores
+from ..normaliser import share_of_mean
 from ..padded_instances import PaddedInstances, image_size_tensor, pad_proposals
 from .box_predictor import ProbabilisticBoxPredictor
 
@@ -103,6 +105,18 @@ class _PaddedInference(nn.Module):
         padded = pad_proposals(proposals, self.score_field)
         return list(PaddedInstances(self.detect(features, padded, image_sizes), image_sizes))
 
+    def _forward_mask(
+        self, features: dict[str, Tensor], instances: list[Instances]
+    ) -> dict[str, Tensor] | list[Instances]:
+        """detectron2's; with several processes the loss is divided by their mean number of masks."""
+        result = super()._forward_mask(features, instances)  # type: ignore[misc]  # of the class mixed into
+        if not (self.training and result):
+            return result
+        classes = torch.cat([x.gt_classes for x in instances])
+        masks = ((classes >= 0) & (classes < self.num_classes)).sum()
+        share = share_of_mean(masks, "masks", classes)
+        return result if share is None else {name: loss * share for name, loss in result.items()}
+
 
 def _without_own_fed_loss(cfg: CfgNode) -> CfgNode:
     """A copy for detectron2's constructor: newer versions would build a federated loss that needs LVIS metadata."""
@@ -142,6 +156,8 @@ class ProbabilisticCascadeROIHeads(_PaddedInference, CascadeROIHeads):
             ProbabilisticBoxPredictor(cfg, head.output_shape, box2box_transform=Box2BoxTransform(weights=w))
             for head, w in zip(parts["box_heads"], weights, strict=True)
         ]
+        for stage, predictor in enumerate(parts["box_predictors"]):
+            predictor.count_name = f"regions of stage {stage}"
         return parts
 
     def _match_and_label_boxes(
