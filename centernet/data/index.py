@@ -196,14 +196,22 @@ class Records(Sequence[dict[str, Any]]):
             counts[: len(own)] += own
         return counts
 
-    def image_classes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each class of each record once, crowds included: records int64 [k], ascending, and classes int64 [k]."""
+    def image_classes(self, *, crowds: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Each class of each record once: records int64 [k], ascending, and classes int64 [k].
+
+        Args:
+            crowds: a crowd, too, makes a class present.
+        """
         records, classes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for positions, arrays, chosen in self._parts():
             begin, count = arrays["first"][chosen], np.diff(arrays["first"])[chosen]
             owner = np.repeat(np.arange(len(chosen)), count)
             step = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
-            category = arrays["category"][np.repeat(begin, count) + step].astype(np.int64)
+            entries = np.repeat(begin, count) + step
+            if not crowds:
+                objects = _is_object(arrays)[entries]
+                owner, entries = owner[objects], entries[objects]
+            category = arrays["category"][entries].astype(np.int64)
             if not len(category):
                 continue
             low, span = int(category.min()), int(category.max()) - int(category.min()) + 1

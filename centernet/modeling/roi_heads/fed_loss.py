@@ -6,12 +6,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
+from ...data.datasets import ensure_registered, open_dataset
+from ...data.index import Records
 from ...errors import UserError
 from ...ops.federated import federated_classes
 
@@ -52,19 +54,26 @@ def count_images(names: Sequence[str], num_classes: int) -> Tensor:
     """
     if not names:
         raise UserError("DATASETS.TRAIN is empty, so there are no images to count")
-    counts = torch.zeros(num_classes)
+    counts = np.zeros(num_classes, np.int64)
     for name in names:
-        if name not in DatasetCatalog.list():
-            raise UserError(f"dataset '{name}' is not registered, so its images cannot be counted")
-        for record in DatasetCatalog.get(name):
-            present = {a["category_id"] for a in record.get("annotations", ()) if not a.get("iscrowd", 0)}
-            if present and max(present) >= num_classes:
-                raise UserError(
-                    f"dataset '{name}' has class number {max(present)}, but MODEL.ROI_HEADS.NUM_CLASSES is "
-                    f"{num_classes}"
-                )
-            counts[sorted(present)] += 1
-    return counts.clamp(min=1)
+        present = _image_classes(name)
+        wrong = present[(present < 0) | (present >= num_classes)]
+        if len(wrong):
+            raise UserError(
+                f"dataset '{name}' has class number {wrong.max()}, but MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}"
+            )
+        counts += np.bincount(present, minlength=num_classes)
+    return torch.from_numpy(counts).float().clamp(min=1)
+
+
+def _image_classes(name: str) -> np.ndarray:
+    """The classes of each image, each once, of all images in turn: int64 ``[K]``."""
+    ensure_registered([name])
+    records = open_dataset(name)
+    if isinstance(records, Records):
+        return records.image_classes(crowds=False)[1]
+    present = ({a["category_id"] for a in r.get("annotations", ()) if not a.get("iscrowd", 0)} for r in records)
+    return np.array([category for classes in present for category in classes], np.int64)
 
 
 def load_class_freq(
