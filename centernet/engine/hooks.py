@@ -1,20 +1,17 @@
-"""Hooks of the training loop: evaluation, writing, a progress bar and stopping on a signal."""
+"""Hooks of the training loop: evaluation, writing and stopping on a signal."""
 
 import logging
-import shutil
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detectron2.engine import HookBase, hooks
-from detectron2.utils.events import EventStorage, EventWriter
-from tqdm import tqdm
+from detectron2.utils.events import EventWriter
 
 from .checkpoint import TrainingCheckpointer
 from .random_state import keep_random_state
 
-__all__ = ["Evaluation", "MetricWriter", "ProgressBar", "StopOnSignal"]
+__all__ = ["Evaluation", "MetricWriter", "StopOnSignal"]
 
 _logger = logging.getLogger(__name__)
 
@@ -66,31 +63,6 @@ class MetricWriter(hooks.PeriodicWriter):
             return
         for writer in self._writers:
             writer.close()
-
-
-class ProgressBar(HookBase):
-    """A bar on the terminal with iterations, time left, loss and learning rate."""
-
-    def before_train(self) -> None:
-        size = shutil.get_terminal_size((100, 24))  # a terminal may say 0 x 0, on which tqdm shows nothing
-        self._bar = tqdm(
-            total=self.trainer.max_iter,
-            initial=self.trainer.start_iter,
-            desc="training",
-            unit="it",
-            file=sys.stderr,
-            ncols=size.columns,
-            nrows=size.lines,
-        )
-
-    def after_step(self) -> None:
-        storage: EventStorage = self.trainer.storage
-        loss = storage.history("total_loss").latest()
-        self._bar.set_postfix_str(f"loss {loss:.3f}, lr {storage.history('lr').latest():.2g}", refresh=False)
-        self._bar.update()
-
-    def after_train(self) -> None:
-        self._bar.close()
 
 
 class StopOnSignal(HookBase):

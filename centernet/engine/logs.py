@@ -8,9 +8,9 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from detectron2.utils import comm
-from tqdm import tqdm
 
 from ..errors import UserError
+from ..progress import print_line
 
 __all__ = ["RunLog", "run_log"]
 
@@ -24,8 +24,7 @@ class _Terminal(logging.Handler):
     """Lines on stdout, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        print_line(self.format(record), sys.stdout)
 
 
 class RunLog:

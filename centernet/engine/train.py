@@ -24,9 +24,10 @@ from ..errors import UserError
 from ..modeling.build import build_detector
 from ..weights import Fit, follow_weights
 from .checkpoint import TrainingCheckpointer
-from .hooks import Evaluation, MetricWriter, ProgressBar, StopOnSignal
+from .hooks import Evaluation, MetricWriter, StopOnSignal
 from .logs import run_log
 from .processes import from_main_process, new_seed, parallel, unwrapped
+from .progress_bar import ProgressBar
 from .random_state import seed_random_state
 from .run_folder import METRICS_FILE, prepare_run_folder, read_seed
 from .trainer import Trainer

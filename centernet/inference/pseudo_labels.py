@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.structures import Instances
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import UserError
+from ..progress import progress
 from .outputs import atomic_path
 from .predictor import Predictor
 from .sources import SourceError, find_inputs, load_image
@@ -225,9 +224,8 @@ def label_images(
     if done:
         logger.info("%s: %d of %d pictures are done already", journal, done, len(images))
     starts = range(done, len(images), batch_size)
-    bar = tqdm(total=len(images), initial=done, unit="picture", disable=None, dynamic_ncols=True)
     unsynced = 0
-    with bar, logging_redirect_tqdm(), ThreadPoolExecutor(1) as reader:
+    with progress("pictures", len(images), unit="picture", done=done) as bar, ThreadPoolExecutor(1) as reader:
         pending = reader.submit(_read, images[done : done + batch_size])
         for start in starts:
             batch, pictures = images[start : start + batch_size], pending.result()
@@ -236,7 +234,7 @@ def label_images(
             last = start + batch_size >= len(images)
             book.append(_label(predictor, batch, pictures, floor), sync=last or unsynced >= _SYNC_EVERY)
             unsynced %= _SYNC_EVERY
-            bar.update(len(batch))
+            bar.advance(len(batch))
     return book
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ..progress import progress
 from .outputs import save_image
 from .sources import FrameSource, SourceError, load_image, open_video
 from .video import Window, write_video
@@ -156,9 +155,7 @@ def _count_frames(demo: VisualizationDemo, source: FrameSource, report: Report) 
 
 def _progress(items: Iterable[Any], unit: str, total: int | None = None) -> Iterator[Any]:
     """A progress bar on a terminal, nothing elsewhere; log lines go above it."""
-    bar = tqdm(items, total=total, unit=unit, disable=None, dynamic_ncols=True)
-    if bar.disable:
-        yield from items
-        return
-    with logging_redirect_tqdm():
-        yield from bar
+    with progress(f"{unit}s", total, unit=unit) as bar:
+        for item in items:
+            yield item
+            bar.advance()
