@@ -18,7 +18,7 @@ from detectron2.structures import BoxMode
 from .index_columns import Columns, Unusual
 from .index_file import Table
 
-__all__ = ["stream_coco", "stream_lvis", "table_of_records"]
+__all__ = ["stream_coco", "stream_lvis", "table_of_records", "take_elements"]
 
 _SPACE = re.compile(r"[ \t\n\r]*").match
 _decode = json.JSONDecoder().raw_decode
@@ -172,7 +172,7 @@ def _walk(text: str, takers: dict[str, Callable[[Any], None]]) -> dict[str, Any]
         if type(key) is not str or key in content:
             raise Unusual
         if key in takers:
-            content[key], at = None, _take_elements(text, at, takers[key])
+            content[key], at = None, take_elements(text, at, takers[key])
         else:
             content[key], at = _decode(text, at)
         at = _skip(text, at)
@@ -184,7 +184,12 @@ def _walk(text: str, takers: dict[str, Callable[[Any], None]]) -> dict[str, Any]
     return content
 
 
-def _take_elements(text: str, at: int, take: Callable[[Any], None]) -> int:
+def take_elements(text: str, at: int, take: Callable[[Any], None]) -> int:
+    """Decode the JSON list that begins at ``text[at]`` element by element; returns the place behind it.
+
+    Raises:
+        Unusual, IndexError, json.JSONDecodeError: it is no list, or not all of one.
+    """
     at = _skip(text, _expect(text, at, "["))
     if text[at] == "]":
         return at + 1
