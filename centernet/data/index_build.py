@@ -184,7 +184,7 @@ def _walk(text: str, takers: dict[str, Callable[[Any], None]]) -> dict[str, Any]
     return content
 
 
-def take_elements(text: str, at: int, take: Callable[[Any], None]) -> int:
+def take_elements(text: str, at: int, take: Callable[[Any], object]) -> int:
     """Decode the JSON list that begins at ``text[at]`` element by element; returns the place behind it.
 
     Raises:

@@ -50,15 +50,28 @@ def test_complete(tool, tmp_path, capsys):
 
 def test_partly_there(tool, tmp_path, capsys, monkeypatch):
     put(tmp_path, 30, listed=49)
+    known = tool.KNOWN["nuimages_mini"]._replace(checked=True)
+    monkeypatch.setitem(tool.KNOWN, "nuimages_mini", known)
     assert tool.main(["nuimages_mini", "--read"]) == 1
     out = capsys.readouterr().out
     assert "lists 49 images, not 50" in out
     assert "19 of the images that" in out
     assert "samples/30.jpg" in out
-    known = tool.KNOWN["nuimages_mini"]._replace(folders={"nuimages/samples": 50})
-    monkeypatch.setitem(tool.KNOWN, "nuimages_mini", known)
+    monkeypatch.setitem(tool.KNOWN, "nuimages_mini", known._replace(folders={"nuimages/samples": 50}))
     assert tool.main(["nuimages_mini"]) == 1
     assert "has 30 of 50 images" in capsys.readouterr().out
+
+
+def test_a_number_that_is_not_certain_refuses_nothing(tool, tmp_path, capsys, monkeypatch):
+    put(tmp_path, 49, listed=49)
+    known = tool.KNOWN["nuimages_mini"]._replace(folders={"nuimages/samples": 50})
+    assert not known.checked
+    monkeypatch.setitem(tool.KNOWN, "nuimages_mini", known)
+    assert tool.main(["nuimages_mini", "--read"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("nuimages_mini: complete; note: ")
+    assert "has 49 of 50 images, a number that is not certain; note: " in out
+    assert "lists 49 images, not 50, a number that is not certain" in out
 
 
 def test_broken_json(tool, tmp_path, capsys):
