@@ -15,7 +15,7 @@ if __package__:  # imported as part of a tree (CenterNet2.train_net): the packag
 
 import centernet  # noqa: F401  registers models, backbones and datasets
 from centernet.config_file import load_config, resolve_device, resolve_output_dir
-from centernet.data.own_data import BAD_DATA, use_own_data
+from centernet.data.own_data import BAD_DATA, use_data_of_run, use_own_data
 from centernet.engine import run
 from centernet.errors import UserError, command_line
 from centernet.model_zoo import resolve_config_file
@@ -41,6 +41,9 @@ SIGTERM and Ctrl-C save a checkpoint after the current iteration and stop. Resul
 config.yaml, log.txt, metrics.json (one row of losses every 20 iterations), TensorBoard events, checkpoints.
 Exit status: 0 done, 2 something to mend (one line says what), 130 or 143 stopped by Ctrl-C or SIGTERM.
 """
+
+# what --data sets
+DATA_KEYS = {"DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.CENTERNET.NUM_CLASSES"}
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -77,7 +80,7 @@ def argument_parser() -> argparse.ArgumentParser:
         action="extend",
         metavar="PATH",
         help="your own data instead of DATASETS: COCO JSON files, COCO, Pascal VOC or YOLO folders, or a .txt that "
-        "lists them; sets the classes and DATASETS, writes OUTPUT_DIR/data",
+        "lists them; sets the classes and DATASETS, writes OUTPUT_DIR/data (--resume without --data goes on with that)",
     )
     add(
         "--val-fraction",
@@ -129,13 +132,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
     resolve_device(cfg)
     if getattr(args, "data", None):
         _use_data(cfg, args)
+    elif getattr(args, "resume", False) and not DATA_KEYS & set(args.opts or ()):
+        data = use_data_of_run(cfg)
+        if data:
+            print("\n".join(data.summary))
     cfg.freeze()
     return cfg
 
 
 def _use_data(cfg: CfgNode, args: argparse.Namespace) -> None:
     for key in (args.opts or ())[::2]:
-        if key in ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.CENTERNET.NUM_CLASSES"):
+        if key in DATA_KEYS:
             raise UserError(f"--data sets {key}: give either --data or {key}, not both")
     data = use_own_data(
         cfg, args.data, val_fraction=args.val_fraction, bad_data=args.bad_data, resume=args.resume

@@ -12,19 +12,21 @@ after this (loading, evaluation, resuming) knows one format only.
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode
 
 from ..errors import UserError
 from .joining import Joined, hold_out, join_sources
 from .readers import Problems, Record, Source, expand_lists, read_sources
 
-__all__ = ["BAD_DATA", "OwnData", "prepare_own_data", "use_own_data"]
+__all__ = ["BAD_DATA", "OwnData", "prepare_own_data", "use_data_of_run", "use_own_data"]
 
 BAD_DATA = ("refuse", "skip")
 _VERSION = 1  # raise it when the files' content changes: existing ones are then made anew
@@ -58,11 +60,51 @@ def use_own_data(
     folder = Path(cfg.OUTPUT_DIR) / "data"
     seed = max(0, cfg.SEED)
     data = prepare_own_data(paths, folder, val_fraction=val_fraction, seed=seed, bad_data=bad_data, resume=resume)
+    _set_data(cfg, data)
+    return data
+
+
+def use_data_of_run(cfg: CfgNode) -> OwnData | None:
+    """For a run that is resumed without ``--data``: if the run in ``cfg.OUTPUT_DIR`` was last started with it, set
+    DATASETS and the numbers of classes, in place, to its data as they were written then; the sources are not read.
+
+    Returns:
+        The data; None if that run had no ``--data``.
+
+    Raises:
+        UserError: the files are gone or broken.
+    """
+    folder = Path(cfg.OUTPUT_DIR) / "data"
+    if not _had_own_data(Path(cfg.OUTPUT_DIR) / "config.yaml"):
+        return None
+    state = _read(folder / "state.json")
+    parts = ("train", "val") if state.get("val", True) else ("train",)
+    if not isinstance(state.get("classes"), list) or any(not (folder / f"{part}.json").is_file() for part in parts):
+        run = cfg.OUTPUT_DIR
+        raise UserError(f"the run in {run} had --data, but {folder} is not whole any more: give --data again")
+    summary = [f"Data: {folder}, as the run had them (give --data again to have changes read)"]
+    summary.append(_class_line(state["classes"]))
+    val = _name(folder, "val") if state["val"] else ""
+    data = OwnData(_name(folder, "train"), val, state["classes"], summary)
+    _set_data(cfg, data)
+    return data
+
+
+def _had_own_data(config: Path) -> bool:
+    """By the config of the last run; the data folder may be that of a run before. The run may have been moved since."""
+    try:
+        names = yaml.safe_load(config.read_text("utf-8"))["DATASETS"]["TRAIN"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # none, or not one that a run wrote
+        return False
+    name = str(names[0]) if isinstance(names, list) and len(names) == 1 else ""
+    return re.fullmatch(r"coco_json:(.*\bdata)/train\.json:\1", name) is not None
+
+
+def _set_data(cfg: CfgNode, data: OwnData) -> None:
     cfg.DATASETS.TRAIN = (data.train,)
     cfg.DATASETS.TEST = (data.val,) if data.val else ()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(data.classes)
     cfg.MODEL.CENTERNET.NUM_CLASSES = len(data.classes)
-    return data
 
 
 def prepare_own_data(
@@ -189,8 +231,7 @@ def _summary(sources: list[Source], joined: Joined, request: dict[str, Any], *, 
     for source in sources:
         records = [record for part in source.parts.values() for record in part]
         lines.append(f"Data: {source.path} ({source.format}): {_counts(records)}")
-    shown = ", ".join(joined.classes[:20]) + (", ..." if len(joined.classes) > 20 else "")
-    lines.append(f"Classes ({len(joined.classes)}): {shown}")
+    lines.append(_class_line(joined.classes))
     how = "as the data say"
     if joined.drawn is not None:
         how = f"drawn from all images: fraction {request['val_fraction']:g}, seed {request['seed']}"
@@ -198,6 +239,10 @@ def _summary(sources: list[Source], joined: Joined, request: dict[str, Any], *, 
     lines.append(f"Training: {_counts(joined.train)}")
     lines.append(f"Validation: {_counts(joined.val)} ({how})")
     return lines
+
+
+def _class_line(classes: list[str]) -> str:
+    return f"Classes ({len(classes)}): {', '.join(classes[:20])}" + (", ..." if len(classes) > 20 else "")
 
 
 def _counts(records: list[Record]) -> str:

@@ -183,11 +183,60 @@ def test_data_and_datasets_together_are_refused(tmp_path, capsys):
     assert "give either --data or DATASETS.TRAIN" in capsys.readouterr().err
 
 
+def started(tmp_path, *words):
+    """The config of a run with ``--data`` that has begun, and the words that name it."""
+    folder = write_voc(tmp_path / "set", pictures(8))
+    named = [str(small_config(tmp_path)), *words]
+    cfg = train_net.setup(train_net.parse_args([*named, "--data", str(folder)]))
+    (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump())
+    return cfg, named
+
+
+def test_resuming_without_data_goes_on_with_those_of_the_run(tmp_path, capsys, reads):
+    before, words = started(tmp_path)
+    shutil.rmtree(tmp_path / "set")
+    capsys.readouterr()
+    cfg = train_net.setup(train_net.parse_args([*words, "--resume"]))
+    assert cfg == before
+    assert len(reads) == 1
+    said = capsys.readouterr().out
+    assert f"Data: {before.OUTPUT_DIR}/data, as the run had them" in said
+    assert "Classes (3): ant, bee, cat" in said
+    Path(before.OUTPUT_DIR).rename(tmp_path / "moved")
+    cfg = train_net.setup(train_net.parse_args([*words, "--resume", "OUTPUT_DIR", str(tmp_path / "moved")]))
+    moved = tmp_path / "moved/data"
+    assert (f"coco_json:{moved}/train.json:{moved}",) == cfg.DATASETS.TRAIN
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
+
+
+def test_when_the_data_of_the_run_are_not_asked_for(tmp_path):
+    before, words = started(tmp_path)
+    assert train_net.setup(train_net.parse_args(words)).DATASETS.TRAIN == ("x",)  # a run of its own
+    named = train_net.setup(train_net.parse_args([*words, "--resume", "DATASETS.TRAIN", "('y',)"]))
+    assert named.DATASETS.TRAIN == ("y",)
+    other = before.clone()
+    other.defrost()
+    other.DATASETS.TRAIN = ("x",)
+    (Path(before.OUTPUT_DIR) / "config.yaml").write_text(other.dump())  # a later run without --data
+    assert train_net.setup(train_net.parse_args([*words, "--resume"])).DATASETS.TRAIN == ("x",)
+    (Path(before.OUTPUT_DIR) / "config.yaml").write_text("- [broken")
+    assert train_net.setup(train_net.parse_args([*words, "--resume"])).DATASETS.TRAIN == ("x",)
+
+
+@pytest.mark.parametrize("name", ["train.json", "val.json", "state.json"])
+def test_resuming_without_data_that_are_gone(tmp_path, capsys, name):
+    before, words = started(tmp_path)
+    (Path(before.OUTPUT_DIR) / "data" / name).unlink()
+    capsys.readouterr()
+    assert train_net.main([*words, "--resume"]) == 2
+    assert "is not whole any more: give --data again" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITERS)
 def test_trains_and_resumes_with_nothing_but_a_config(tmp_path, kind):
     folder = WRITERS[kind](tmp_path / "set", pictures(8))
-    command = [sys.executable, str(TRAIN_NET), str(small_config(tmp_path)), "--data", str(folder)]
+    command = [sys.executable, str(TRAIN_NET), str(small_config(tmp_path))]
     environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
 
     def train(*more):
@@ -195,7 +244,8 @@ def test_trains_and_resumes_with_nothing_but_a_config(tmp_path, kind):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    assert "Training: 7 images, 14 boxes" in train("SOLVER.MAX_ITER", "12", "SOLVER.TRAIN_ITER", "5")
+    first = train("--data", str(folder), "SOLVER.MAX_ITER", "12", "SOLVER.TRAIN_ITER", "5")
+    assert "Training: 7 images, 14 boxes" in first
     out = tmp_path / "output/small"
     assert not (out / "data/problems.txt").exists()
     assert "Training from iteration 5 to 12" in train("--resume")

@@ -81,7 +81,9 @@ def ensure_registered(names: Iterable[str]) -> None:
             json_file, separator, image_root = name[len(ON_THE_FLY) :].rpartition(":")
             if not (separator and json_file and image_root):
                 raise UserError(f"dataset name '{name}' must have the form coco_json:PATH/TO.json:IMAGE_ROOT")
-            register_coco_json(name, json_file, image_root, extra_annotation_keys=("score",))  # of pseudo labels
+            remedy = "put it there, mend the path in DATASETS, or give data of your own to train_net.py with --data"
+            keys = ("score",)  # of pseudo labels
+            register_coco_json(name, json_file, image_root, extra_annotation_keys=keys, how_to_get=remedy)
             continue
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=1, cutoff=0.5)
         hint = f"the nearest registered name is '{near[0]}'" if near else "no registered name is near it"
