@@ -133,6 +133,8 @@ def _add_box_head(node: CN) -> None:
 
 
 def _add_solver(node: CN) -> None:
+    node.AMP.PRECISION = "auto"  # with AMP.ENABLED: 'bfloat16', 'float16', or what the device has, bfloat16 first
+    node.GRADIENT_ACCUMULATION = 1  # IMS_PER_BATCH is taken in this many parts, for the memory of one; it divides it
     node.RESET_ITER = False  # start at iteration 0 even if the weights file carries an iteration
     node.TRAIN_ITER = -1  # >= 0: stop after this many iterations; the schedule still follows MAX_ITER
 

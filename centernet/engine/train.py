@@ -30,6 +30,7 @@ from .processes import from_main_process, new_seed, parallel, unwrapped
 from .progress_bar import ProgressBar
 from .random_state import seed_random_state
 from .run_folder import METRICS_FILE, prepare_run_folder, read_seed
+from .step import check_step, step_options
 from .trainer import Trainer
 
 __all__ = ["check_run", "evaluate", "train"]
@@ -56,6 +57,8 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, pr
     batch = cfg.SOLVER.IMS_PER_BATCH
     if batch < 1 or batch % processes:
         raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}, not a positive multiple of the {processes} processes")
+    if not eval_only:
+        check_step(cfg, processes)
     data.ensure_registered(names)
     data.check_dataset_fits(cfg, names)
     evaluation.check(cfg)
@@ -66,8 +69,6 @@ def _check_ignored_keys(cfg: CfgNode, *, eval_only: bool) -> None:
     """Refuse, or warn of, what detectron2's trainer would do and this one does not."""
     ignored = []
     if not eval_only:
-        if cfg.SOLVER.AMP.ENABLED:
-            raise UserError("SOLVER.AMP.ENABLED: mixed precision is not part of this trainer yet; set it to False")
         if cfg.TEST.PRECISE_BN.ENABLED:
             ignored.append("TEST.PRECISE_BN.ENABLED")
         if cfg.SOLVER.get("REFERENCE_WORLD_SIZE", 0) > 0:
@@ -102,7 +103,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         model = build_detector(cfg)
         optimizer = build_optimizer(cfg, model)
         scheduler = build_lr_scheduler(cfg, optimizer)
-        trainer = Trainer(parallel(model), optimizer, scheduler, seed=seed)
+        trainer = Trainer(parallel(model), optimizer, scheduler, seed=seed, **step_options(cfg))
         checkpointer = TrainingCheckpointer(
             trainer.model, str(folder), optimizer=optimizer, scheduler=scheduler, trainer=trainer
         )

@@ -1,15 +1,17 @@
 """The training loop: one optimiser, one scheduler, one stream of batches, everything else in hooks.
 
-The loop of the published CenterNet2 recipe (arXiv 2103.07461): zero_grad, backward, step, scheduler step, no
-mixed precision. It runs detectron2's hooks and event storage, so its writers, timers and third-party hooks
-work.
+The loop of the published CenterNet2 recipe (arXiv 2103.07461): zero_grad, backward, step, scheduler step; in float32
+and in one pass unless asked otherwise. It runs detectron2's hooks and event storage, so its writers, timers and
+third-party hooks work.
 """
 
 import logging
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,9 +20,12 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
 from ..modeling.finite_check import settle_finite_checks
+from .accumulation import Batch, in_parts, of_one_batch
+from .precision import Precision
 from .processes import gather_from_all
 from .random_state import capture_random_state, restore_random_state, seed_random_state
 
@@ -31,7 +36,16 @@ _logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(UserError):
-    """A loss is nan or infinite. Raised before the gradients of that step touch the weights."""
+    """A loss is nan or infinite. Raised before the gradients of that step touch the weights, on every process.
+
+    Attributes:
+        name, value: of the loss, or of ``gradient_norm``.
+    """
+
+    def __init__(self, message: str, name: str = "", value: float = math.nan) -> None:
+        super().__init__(message)
+        self.name = name
+        self.value = value
 
 
 class Trainer(TrainerBase):
@@ -43,9 +57,15 @@ class Trainer(TrainerBase):
         optimizer: over the trainable parameters.
         scheduler: its learning rate is a function of the iteration.
         seed: of the run; process ``r`` draws from generators seeded with ``seed + r``.
+        precision: of a step; None: float32.
+        parts: forward and backward passes that a batch is taken in.
+        largest_norm: ``(limit, kind)``: the gradients of all parameters together are scaled down to this norm.
 
     Attributes:
         stop_signal: number of the signal after which all processes agree to stop when this iteration is done.
+        ends_here: set by a hook for training to end, as at its last iteration, when this iteration is done.
+        step_skipped: the weights did not change in this iteration: a loss was not finite or, in float16, a gradient.
+        on_non_finite: called with the batch and the error, on every process; raises it, or the step is skipped.
     """
 
     def __init__(
@@ -55,13 +75,22 @@ class Trainer(TrainerBase):
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         *,
         seed: int,
+        precision: Precision | None = None,
+        parts: int = 1,
+        largest_norm: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.seed = seed
+        self.precision = precision or Precision()
+        self.parts = parts
+        self.largest_norm = largest_norm
         self.stop_signal: int | None = None
+        self.ends_here = False
+        self.step_skipped = False
+        self.on_non_finite: Callable[[Batch, NonFiniteLossError], None] = _stop
         self._stop_requested: int | None = None
         self._batches: Iterator[list[dict[str, Any]]] | None = None
         self._random_states: list[dict[str, Any]] = []
@@ -110,24 +139,84 @@ class Trainer(TrainerBase):
                     self.before_step()
                     self.run_step()
                     self.after_step()
+                    if self.ends_here:
+                        self.max_iter = self.iter + 1
+                        break
                 self.iter = max_iter
             finally:
                 self._batches = None  # ends the loader's workers
                 self.after_train()
 
     def run_step(self) -> None:
-        """One optimiser step."""
+        """One optimiser step, or none where a loss or gradient is not finite and that is not the end of the run."""
+        batch = self._fetch()
+        self.optimizer.zero_grad()
+        try:
+            self._backward(batch)
+            self.step_skipped = not self._update()
+        except NonFiniteLossError as error:
+            self.on_non_finite(batch, error)
+            self.optimizer.zero_grad()
+            self.step_skipped = True
+        self.storage.put_scalar("lr", self.optimizer.param_groups[0]["lr"], smoothing_hint=False)
+        self._advance_schedule()
+
+    def _fetch(self) -> Batch:
         assert self._batches is not None, "open_data() comes before train()"
         start = time.perf_counter()
         batch = next(self._batches)
         self.storage.put_scalar("data_time", time.perf_counter() - start)
-        losses = self.model(batch)
-        self._record(losses)
-        self.optimizer.zero_grad()
-        sum(losses.values()).backward()
-        self.optimizer.step()
-        self.storage.put_scalar("lr", self.optimizer.param_groups[0]["lr"], smoothing_hint=False)
-        self.scheduler.step()
+        return batch
+
+    def _backward(self, batch: Batch) -> None:
+        """Gradients of the losses of ``batch``, which are recorded before the last backward pass is queued."""
+        parts = in_parts(batch, self.parts)
+        means: dict[str, Tensor] = {}
+        with of_one_batch(self.model, parts, self.precision):
+            for number, part in enumerate(parts, start=1):
+                last = number == len(parts)
+                with self._exchange(last):
+                    with self.precision.autocast():
+                        losses = self.model(part)
+                    if len(parts) > 1:
+                        losses = {name: loss / len(parts) for name, loss in losses.items()}
+                    for name, loss in losses.items():
+                        means[name] = means[name] + loss.detach() if name in means else loss.detach()
+                    if last:
+                        self._record(means)
+                    self.precision.backward(sum(losses.values()))
+
+    def _exchange(self, last: bool) -> AbstractContextManager:
+        """Gradients are averaged over processes once a step, in the backward pass of its last part."""
+        return nullcontext() if last or not isinstance(self.model, DistributedDataParallel) else self.model.no_sync()
+
+    def _update(self) -> bool:
+        """Step with the gradients at hand; False if they overflowed in float16 and nothing was done."""
+        if self.largest_norm is not None:
+            self.precision.unscale(self.optimizer)
+            limit, kind = self.largest_norm
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            norm = nn.utils.clip_grad_norm_(parameters, limit, kind).item()
+            if math.isfinite(norm):
+                self.storage.put_scalar("gradient_norm", norm)
+            elif self.precision.scale is None:  # else the scale is to blame, and the step is skipped
+                raise NonFiniteLossError(self._what_to_do("gradient_norm", norm), "gradient_norm", norm)
+        done = self.precision.step(self.optimizer)
+        if self.precision.scale is not None:
+            self.storage.put_scalars(
+                loss_scale=self.precision.scale, skipped_steps=self.precision.skipped, smoothing_hint=False
+            )
+        return done
+
+    def _advance_schedule(self) -> None:
+        """The learning rate is a function of the iteration: it goes on when a step was skipped, as the iteration does,
+        so that a run ends at MAX_ITER with the rate it should have, and a resumed run has the rate of its iteration."""
+        if not self.step_skipped:
+            self.scheduler.step()
+            return
+        with warnings.catch_warnings():  # PyTorch warns if that happens to the first step
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
 
     def _record(self, losses: dict[str, Tensor]) -> None:
         """Put the losses, averaged over processes, into the storage; stop at one that is not finite.
@@ -148,7 +237,7 @@ class Trainer(TrainerBase):
         for name, number in numbers.items():
             if not math.isfinite(number):
                 settle_finite_checks(self.model)  # knows the tensor that went bad first, if the model watches itself
-                raise NonFiniteLossError(self._what_to_do(name, number))
+                raise NonFiniteLossError(self._what_to_do(name, number), name, number)
         self.storage.put_scalars(total_loss=sum(numbers.values()), **numbers)
 
     def _what_to_do(self, name: str, number: float) -> str:
@@ -176,6 +265,7 @@ class Trainer(TrainerBase):
             "seed": self.seed,
             "random_states": gather_from_all(capture_random_state()),
             "history": history,
+            "precision": self.precision.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -184,6 +274,12 @@ class Trainer(TrainerBase):
         self.seed = state_dict["seed"]
         self._random_states = state_dict["random_states"]
         self._history = state_dict["history"]
+        if "precision" in state_dict:  # not in checkpoints of before it was an option
+            self.precision.load_state_dict(state_dict["precision"])
+
+
+def _stop(_batch: Batch, error: NonFiniteLossError) -> None:
+    raise error
 
 
 def _chain(first: list[dict[str, Any]], rest: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:

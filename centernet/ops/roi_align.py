@@ -81,7 +81,8 @@ def roi_align(
         float ``[R, C, *size]``, equal to :func:`torchvision.ops.roi_align`, which does the work.
     """
     small = rois.shape[0] * maps.shape[1] * size[0] * size[1] < _WORTH_IT
-    elsewhere = maps.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+    # torchvision's CPU kernels know no half precision; under autocast it casts
+    elsewhere = maps.device.type != "cpu" or maps.dtype not in (torch.float32, torch.float64)
     captured = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if small or elsewhere or captured or torch.get_num_threads() == 1:
         return torchvision.ops.roi_align(maps, rois, size, scale, samples, aligned)

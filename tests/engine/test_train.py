@@ -103,7 +103,11 @@ def test_eval_only_gives_the_same_score(trained, small):
         (("MODEL.ROI_HEADS.NUM_CLASSES", 3), "has 2"),
         (("SOLVER.IMS_PER_BATCH", 0), "SOLVER.IMS_PER_BATCH is 0"),
         (("DATALOADER.SAMPLER_TRAIN", "Best"), "DATALOADER.SAMPLER_TRAIN is 'Best'"),
-        (("SOLVER.AMP.ENABLED", True), "mixed precision is not part of this trainer yet"),
+        (("SOLVER.AMP.PRECISION", "half"), "SOLVER.AMP.PRECISION is 'half'"),
+        (("SOLVER.GRADIENT_ACCUMULATION", 4), "SOLVER.GRADIENT_ACCUMULATION is 4, but a process has 2 images"),
+        (("SOLVER.GRADIENT_ACCUMULATION", 0), "SOLVER.GRADIENT_ACCUMULATION is 0"),
+        (("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"), "SOLVER.CLIP_GRADIENTS.CLIP_TYPE is 'all'"),
+        (("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", -1.0), "SOLVER.CLIP_GRADIENTS.CLIP_VALUE is -1.0"),
         (
             ("TEST.AUG.ENABLED", True, "MODEL.META_ARCHITECTURE", "CenterNetDetector"),
             "TEST.AUG.ENABLED is for two-stage models, and this is a CenterNetDetector",

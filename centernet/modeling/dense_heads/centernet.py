@@ -28,6 +28,7 @@ from ..padded_instances import PaddedInstances, image_size_tensor
 from .centernet_head import CenterNetHead
 
 HeadOutput = tuple[list[Tensor], list[Tensor], list[Tensor]]
+_POSITIVES, _BOX_WEIGHTS = "positives", "box weights"  # what losses are divided by, for ..normaliser
 
 
 @register_once(PROPOSAL_GENERATOR_REGISTRY)
@@ -248,7 +249,7 @@ class CenterNet(nn.Module):
             draw_training(self.debug, images, gt_instances, targets, pyramid)
         # float32 also for a model in half precision, which counts exactly to 2,048 only
         num_positives = torch.full((), float(len(targets.positive_cells)), device=ltrb.device)
-        normaliser = mean_count(num_positives, "positives", reduce=not self.no_reduce)
+        normaliser = mean_count(num_positives, _POSITIVES, reduce=not self.no_reduce)
         object_weight = _object_weight(gt_instances)
         positive_weight = None if object_weight is None else object_weight[targets.positive_objects]
         losses = {}
@@ -278,14 +279,38 @@ class CenterNet(nn.Module):
         return losses
 
     @torch.no_grad()
+    def count_targets(
+        self, gt_instances: list[Instances], image_sizes: Sequence[tuple[int, int]], canvas: tuple[int, int]
+    ) -> dict[str, Tensor] | None:
+        """What :meth:`losses` of these images would be divided by, known before any forward pass.
+
+        Args:
+            gt_instances, image_sizes: as in :meth:`forward`.
+            canvas: height and width that the images are padded to, pixels.
+
+        Returns:
+            Float32 scalars by their names in :mod:`..normaliser`; None with MORE_POS, where predictions decide.
+        """
+        if self.more_pos:
+            return None
+        sizes = tuple((-(-canvas[0] // stride), -(-canvas[1] // stride)) for stride in self.strides)
+        targets = self._targets(gt_instances, Pyramid(sizes, self.strides, len(gt_instances)), None, image_sizes)
+        weight = self._box_weight(targets)
+        return {
+            _POSITIVES: torch.full((), float(len(targets.positive_cells)), device=weight.device),
+            _BOX_WEIGHTS: weight.sum(),
+        }
+
+    @torch.no_grad()
     def _targets(
         self,
         gt_instances: list[Instances],
         pyramid: Pyramid,
-        ltrb: Tensor,
+        ltrb: Tensor | None,
         image_sizes: Sequence[tuple[int, int]],
     ) -> Targets:
-        counts = torch.tensor([len(x) for x in gt_instances], device=ltrb.device)
+        """``ltrb``: predictions, read with MORE_POS only."""
+        counts = torch.tensor([len(x) for x in gt_instances], device=gt_instances[0].gt_boxes.device)
         objects = Objects(
             torch.cat([x.gt_boxes.tensor for x in gt_instances]).float(),
             torch.cat([x.gt_classes for x in gt_instances]),
@@ -296,6 +321,7 @@ class CenterNet(nn.Module):
         targets = build_targets(objects, pyramid, self.target_rules, image_sizes=sizes)
         if not self.more_pos:
             return targets
+        assert ltrb is not None
         more = more_positives(objects, ltrb, pyramid, self.target_rules, self.more_positive_rules)
         return targets._replace(
             positive_cells=more.cells, positive_labels=more.labels, positive_objects=more.objects
@@ -305,14 +331,18 @@ class CenterNet(nn.Module):
         loss = iou_loss(
             ltrb[targets.regression_cells], targets.regression_ltrb, self.loc_loss_type, offset=self.iou_offset
         )
-        weight = torch.ones_like(loss)
-        if not self.not_norm_reg:
-            weight = targets.heatmap.amax(dim=1)[targets.regression_cells]
+        weight = self._box_weight(targets)
         if object_weight is not None:  # not part of the normaliser: an uncertain object teaches less
             loss = loss * object_weight[targets.regression_objects]
         # the sum of no element is 0 and still has a graph: DDP wants a gradient of a batch without objects, too
-        normaliser = mean_count(weight.sum(), "box weights", reduce=not self.no_reduce)
+        normaliser = mean_count(weight.sum(), _BOX_WEIGHTS, reduce=not self.no_reduce)
         return self.reg_weight * (weight * loss).sum() / normaliser
+
+    def _box_weight(self, targets: Targets) -> Tensor:
+        """Float32 ``[R]``."""
+        if self.not_norm_reg:
+            return torch.ones_like(targets.regression_ltrb[:, 0])
+        return targets.heatmap.amax(dim=1)[targets.regression_cells]
 
     @staticmethod
     def _training_proposals(padded: PaddedDetections, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:

@@ -41,7 +41,9 @@ class _PaddedInference(nn.Module):
         """``debug`` has the detections of every batch drawn; the other arguments are detectron2's."""
         super().__init__(**kwargs)
         self.debug = debug
-        use_all_cores(self.box_pooler)
+        for name in ("box_pooler", "mask_pooler", "keypoint_pooler"):
+            if isinstance(pooler := getattr(self, name, None), ROIPooler):
+                use_all_cores(pooler)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
