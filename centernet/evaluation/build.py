@@ -12,12 +12,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
-from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 
 from ..data.datasets import check_files, ensure_registered
 from ..data.loader import build_test_loader
 from ..errors import UserError
+from ..modeling.test_time_augmentation import check_test_time_augmentation, with_test_time_augmentation
 from .coco import FastCOCOEvaluator
 from .lvis import FastLVISEvaluator
 from .proposals import ProposalRecorder, check_recordable
@@ -33,8 +33,8 @@ def check(cfg: CfgNode) -> None:
     That is: test-time augmentation of a one-stage model, proposals to save that the model does not make, and a
     dataset of ``DATASETS.TEST`` that is unknown or of a kind that we cannot evaluate.
     """
-    if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
-        raise _no_augmentation(cfg.MODEL.META_ARCHITECTURE)
+    if cfg.DATASETS.TEST:
+        check_test_time_augmentation(cfg)
     if cfg.TEST.SAVE_PROPOSALS and cfg.DATASETS.TEST:
         check_recordable(cfg)
     for name in cfg.DATASETS.TEST:
@@ -58,7 +58,7 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, dict[str,
     """
     if not cfg.DATASETS.TEST:
         raise UserError("nothing to evaluate on: DATASETS.TEST is empty")
-    model = _with_test_time_augmentation(cfg, model)
+    model = with_test_time_augmentation(cfg, model)
     results: OrderedDict[str, dict[str, Any]] = OrderedDict()
     for name in cfg.DATASETS.TEST:
         evaluator = build_evaluator(cfg, name, output_folder(cfg, name))
@@ -82,19 +82,6 @@ def _recording_proposals(cfg: CfgNode, dataset_name: str, model: torch.nn.Module
         yield [recorder]
     finally:
         recorder.close()
-
-
-def _with_test_time_augmentation(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
-    """``TEST.AUG``: several sizes and flips of each image, merged; one at a time, as published."""
-    if not cfg.TEST.AUG.ENABLED:
-        return model
-    if not isinstance(model, GeneralizedRCNN):
-        raise _no_augmentation(type(model).__name__)
-    return GeneralizedRCNNWithTTA(cfg, model, batch_size=1)
-
-
-def _no_augmentation(model: str) -> UserError:
-    return UserError(f"TEST.AUG.ENABLED is for two-stage models, and this is a {model}: set it to False")
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:

@@ -1,4 +1,4 @@
-"""Score thresholds of pseudo labels by class: read from a file, or chosen for a wanted precision."""
+"""Score thresholds of pseudo labels by class: from a file, for a wanted precision, or for a wanted number of labels."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, BoxMode, pairwise_iou
 
 from ..errors import UserError
 
-__all__ = ["NEVER", "Judged", "judge_detections", "precision_thresholds", "read_thresholds"]
+__all__ = ["NEVER", "Judged", "count_thresholds", "judge_detections", "precision_thresholds", "read_thresholds"]
 
 NEVER = float("inf")  # threshold of a class that gets no label at all
 MATCH_IOU = 0.5
@@ -120,4 +120,26 @@ def precision_thresholds(judged: Judged, num_classes: int, precision: float, def
         reached = np.cumsum(correct) / np.arange(1, len(correct) + 1) >= precision
         reached[:-1] &= scores[:-1] > scores[1:]  # a threshold takes all detections of one score or none
         thresholds.append(float(scores[np.flatnonzero(reached)[-1]]) if reached.any() else NEVER)
+    return thresholds
+
+
+def count_thresholds(scores: Sequence[Sequence[float]], wanted: Sequence[int], default: float) -> list[float]:
+    """Score of the ``wanted[c]``-th best detection of each class.
+
+    With as many labels an image as the labelled set has objects, the pseudo labels have its class distribution
+    (LabelMatch, arXiv 2206.06608, section 3.2). Unlike a precision measured on the labelled set, this is right also
+    when the teacher was trained on that set: no detection on it is looked at.
+
+    Args:
+        scores: of all detections on the unlabelled images, by class, in any order.
+        wanted: labels of each class.
+        default: threshold of a class without any detection.
+
+    Returns:
+        One threshold a class: the lowest score if there are fewer detections than wanted; :data:`NEVER` for none.
+    """
+    thresholds = []
+    for mine, count in zip(scores, wanted, strict=True):
+        ranked = sorted(mine, reverse=True)[:count]
+        thresholds.append(NEVER if not count else ranked[-1] if ranked else default)
     return thresholds

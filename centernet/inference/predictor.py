@@ -12,6 +12,7 @@ from ..data.augmentation import build_test_resize
 from ..errors import UserError
 from ..modeling.build import build_detector
 from ..modeling.finite_check import settle_finite_checks
+from ..modeling.test_time_augmentation import check_test_time_augmentation, with_test_time_augmentation
 from ..weights import follow_weights
 from .thresholds import filter_predictions, set_score_threshold
 from .visualize import resolve_metadata
@@ -32,7 +33,9 @@ class Predictor:
 
     Raises:
         UserError: a weights file that is missing, unreadable or does not fit; an ``INPUT.FORMAT`` or
-            ``INPUT.TEST_INPUT_TYPE`` that does not exist.
+            ``INPUT.TEST_INPUT_TYPE`` that does not exist; ``TEST.AUG`` of a one-stage model.
+
+    ``TEST.AUG.ENABLED`` takes several sizes and flips of each picture; the pictures of a batch one after the other.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -40,6 +43,7 @@ class Predictor:
             raise UserError(
                 f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}', but only BGR and RGB pictures can be shown to a model"
             )
+        check_test_time_augmentation(cfg)
         check_weights(cfg)
         self.cfg = follow_weights(cfg, cfg.MODEL.WEIGHTS).clone()
         self.input_format: str = cfg.INPUT.FORMAT
@@ -47,6 +51,7 @@ class Predictor:
         self.metadata = resolve_metadata(self.cfg)
         self.model = build_detector(self.cfg).eval()
         load_weights(self.model, self.cfg.MODEL.WEIGHTS, strict=self.cfg.MODEL.WEIGHTS_STRICT)
+        self._predict = with_test_time_augmentation(self.cfg, self.model)
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
         """Predict one picture.
@@ -80,7 +85,7 @@ class Predictor:
             return []
         inputs = [self._model_input(image, position) for position, image in enumerate(images)]
         with torch.inference_mode():
-            predictions = self.model(inputs)
+            predictions: list[dict[str, Any]] = self._predict(inputs)
         settle_finite_checks(self.model)  # the results are here, so nobody waits for the verdict
         return predictions
 

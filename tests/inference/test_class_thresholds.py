@@ -12,6 +12,7 @@ from centernet.errors import UserError
 from centernet.inference.class_thresholds import (
     NEVER,
     Judged,
+    count_thresholds,
     judge_detections,
     precision_thresholds,
     read_thresholds,
@@ -82,3 +83,18 @@ def test_thresholds_from_a_file(tmp_path):
             read_thresholds(file, ["ant", "bee"], 0.5)
     with pytest.raises(UserError, match="cannot be read"):
         read_thresholds(tmp_path / "none.json", ["ant"], 0.5)
+
+
+@given(
+    st.lists(st.lists(st.floats(0.05, 1), max_size=30), min_size=1, max_size=4),
+    st.lists(st.integers(0, 40), min_size=4, max_size=4),
+)
+def test_counts_give_as_many_labels_as_wanted(scores, wanted):
+    wanted = wanted[: len(scores)]
+    for mine, count, limit in zip(scores, wanted, count_thresholds(scores, wanted, 0.5), strict=True):
+        kept = [score for score in mine if score >= limit]
+        if len(set(mine)) == len(mine):
+            assert len(kept) == min(count, len(mine))
+        assert len(kept) >= min(count, len(mine)), "equal scores are taken together"
+        assert limit == 0.5 if count and not mine else True
+        assert (limit == NEVER) == (count == 0)

@@ -40,6 +40,21 @@ def test_a_batch_gives_each_picture_its_own_size_and_result(cfg: CfgNode, pictur
     assert predictor.predict_batch([]) == []
 
 
+def test_test_time_augmentation_merges_sizes_and_flips(cfg: CfgNode, picture: np.ndarray) -> None:
+    plain = Predictor(cfg)(picture)["instances"]
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE = True, (64, 96), 160
+    augmented = Predictor(cfg)
+    first, mirrored = augmented.predict_batch([picture, picture[:, ::-1].copy()])
+    assert len(first["instances"]) > 5
+    assert first["instances"].image_size == (90, 120)
+    assert not torch.equal(first["instances"].scores[:5], plain.scores[:5])
+    # the flip is one of the views: a picture and its mirror image have the same objects
+    torch.testing.assert_close(first["instances"].scores[:5], mirrored["instances"].scores[:5], rtol=1e-3, atol=1e-3)
+    cfg.MODEL.META_ARCHITECTURE = "CenterNetDetector"
+    with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED is for two-stage models"):
+        Predictor(cfg)
+
+
 def test_nothing_is_recorded_for_training(cfg: CfgNode, picture: np.ndarray) -> None:
     predictor = Predictor(cfg)
     assert not predictor.model.training

@@ -63,6 +63,16 @@ def words(tmp_path_factory):
     return lambda output, *more: [*start, "--output", str(output), "--batch-size", "2", *map(str, more), *end]
 
 
+def test_as_many_labels_as_the_labelled_set_has_objects(tool, words, tmp_path):
+    def labels(*more):
+        assert tool.main(words(tmp_path / "counts.json", "--class-thresholds", "counts", *more)) == 0
+        return [a["category_id"] for a in json.loads((tmp_path / "counts.json").read_text())["annotations"]]
+
+    assert labels() == [5] * 6, "six objects, all ants, on six pictures"
+    assert labels("--labels-ratio", 2) == [5] * 12
+    assert tool.main(words(tmp_path / "counts.json", "--class-thresholds", "counts", "--labels-ratio", 0)) == 2
+
+
 def test_thresholds_by_score_file_and_precision(tool, words, tmp_path, capsys):
     def labels(name, *more):
         assert tool.main(words(tmp_path / f"{name}.json", *more)) == 0
