@@ -1,8 +1,8 @@
 """OUTPUT_DIR: what is in it, and what a fresh start and a resume do with what they find there.
 
-``config.yaml`` the whole config; ``seed`` of the run; ``log.txt``; ``metrics.json`` one row of scalars every
-20 iterations; TensorBoard events; checkpoints ``model_<iteration>.pth`` and ``last_checkpoint``;
-``inference_*``.
+``config.yaml`` the whole config; ``seed`` of the run; ``run.json`` and ``summary.md`` (:mod:`.run_record`);
+``log.txt``; ``metrics.json`` one row of scalars every 20 iterations; TensorBoard events; checkpoints
+``model_<iteration>.pth`` and ``last_checkpoint``; ``model_best.pth``; ``inference_*``.
 """
 
 import json
@@ -18,6 +18,8 @@ __all__ = ["METRICS_FILE", "prepare_run_folder", "read_seed"]
 
 METRICS_FILE = "metrics.json"
 _SEED_FILE = "seed"
+_OF_ONE_RUN = ("last_checkpoint", "wandb.id", "mlflow.id")  # a fresh run must not go on with them
+_KEPT = (METRICS_FILE, "run.json", "model_best.pth")
 _logger = logging.getLogger(__name__)
 
 
@@ -33,8 +35,8 @@ def prepare_run_folder(folder: Path, cfg: CfgNode, *, resume: bool, start_iter: 
     """Make the folder and bring it to the state that it had when iteration ``start_iter`` began.
 
     A resumed run drops the metric rows that it will write again. A fresh run in a folder that was used before
-    keeps the earlier curve as ``metrics.<n>.json`` and forgets which checkpoint was the last, so that a later
-    resume cannot pick up the earlier run's.
+    keeps the earlier curve as ``metrics.<n>.json`` (``run.json`` and ``model_best.pth`` likewise) and forgets which
+    checkpoint was the last, so that a later resume cannot pick up the earlier run's.
 
     Raises:
         UserError: the folder cannot be made or written.
@@ -53,14 +55,23 @@ def prepare_run_folder(folder: Path, cfg: CfgNode, *, resume: bool, start_iter: 
 
 
 def _set_earlier_run_aside(folder: Path) -> None:
-    (folder / "last_checkpoint").unlink(missing_ok=True)
-    metrics = folder / METRICS_FILE
-    if metrics.exists() and metrics.stat().st_size:
-        number = 1
-        while (aside := folder / f"metrics.{number}.json").exists():
-            number += 1
-        metrics.rename(aside)
-        _logger.info("%s was used before: its metrics are now %s", folder, aside.name)
+    for name in _OF_ONE_RUN:
+        (folder / name).unlink(missing_ok=True)
+    kept = [folder / name for name in _KEPT if (folder / name).exists() and (folder / name).stat().st_size]
+    if not kept:
+        return
+    number = 1
+    while any(_aside(folder / name, number).exists() for name in _KEPT):
+        number += 1
+    for file in kept:
+        file.rename(_aside(file, number))
+    _logger.info(
+        "%s was used before: %s of that run got the number %d", folder, ", ".join(file.name for file in kept), number
+    )
+
+
+def _aside(file: Path, number: int) -> Path:
+    return file.with_suffix(f".{number}{file.suffix}")
 
 
 def _drop_rows_from(metrics: Path, start_iter: int) -> None:

@@ -142,7 +142,7 @@ class Trainer(TrainerBase):
                     if self.ends_here:
                         self.max_iter = self.iter + 1
                         break
-                self.iter = max_iter
+                self.iter = self.max_iter
             finally:
                 self._batches = None  # ends the loader's workers
                 self.after_train()

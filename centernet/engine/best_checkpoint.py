@@ -1,0 +1,177 @@
+"""The best weights so far by a figure of the evaluation, and the end of a training that gets no better."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import Tensor
+
+from ..errors import UserError
+from ..evaluation.metric_names import metric_names
+from .atomic_file import write_atomically
+from .checkpoint import TrainingCheckpointer
+from .hooks import Evaluation
+from .processes import from_main_process
+from .validation_loss import PREFIX
+
+__all__ = ["BEST_FILE", "BestCheckpoint", "check_best_metric"]
+
+BEST_FILE = "model_best.pth"
+_EMA = "ema/"
+_logger = logging.getLogger(__name__)
+
+
+class BestCheckpoint(HookBase):
+    """Keeps the weights with the best figure in ``model_best.pth``; may end the training when it stays the same.
+
+    The file has ``model`` (the averaged weights if the figure is theirs), ``iteration`` and ``best``: the figure's name
+    and value. To be registered after :class:`Evaluation` and the writers, before the hook that saves checkpoints: what
+    it knows is a part of them, so a resumed run decides as the uninterrupted one would have.
+
+    Attributes:
+        value, iteration: of the best evaluation so far; None, -1 before the first.
+        without_better: evaluations since.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        evaluation: Evaluation,
+        checkpointer: TrainingCheckpointer,
+        weights: Callable[[], dict[str, Tensor]],
+        *,
+        patience: int = 0,
+    ) -> None:
+        """
+        Args:
+            metric: a name that ``evaluation`` gives; the smallest is best if it is a validation loss, else the largest.
+            weights: what to save, with the model's names.
+            patience: evaluations without a better figure after which to stop; 0: never.
+        """
+        self.value: float | None = None
+        self.iteration, self.without_better = -1, 0
+        self._metric, self._evaluation, self._patience = metric, evaluation, patience
+        self._checkpointer, self._weights = checkpointer, weights
+        self._considered = -1  # iterations that were done when the last figure that counted was measured
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing got better for as long as one is willing to wait."""
+        return 0 < self._patience <= self.without_better
+
+    @property
+    def reason(self) -> str:
+        """Why it is over."""
+        return (
+            f"{self._metric} got no better in {self.without_better} evaluations (TEST.EARLY_STOPPING "
+            f"{self._patience}); {self.summary}"
+        )
+
+    @property
+    def summary(self) -> str:
+        """The best so far, for people."""
+        return "no value yet" if self.value is None else f"best {self.value:.4g} after iteration {self.iteration}"
+
+    def after_step(self) -> None:
+        if self._evaluation.evaluated_at != self.trainer.iter + 1:
+            return
+        self._consider()
+        if self.is_over and self.trainer.iter + 1 < self.trainer.max_iter:
+            _logger.info("Stopping early: %s", self.reason)
+            self.trainer.ends_here = True
+            self._checkpointer.save("model_final", iteration=self.trainer.iter)
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter and self._evaluation.evaluated_at is not None:
+            self._consider()
+
+    def _consider(self) -> None:
+        done = self._evaluation.evaluated_at
+        if done is None or done == self._considered:
+            return
+        self._considered = done
+        value = from_main_process(self._evaluation.scalars.get(self._metric))
+        if value is None:
+            _logger.warning(
+                "TEST.BEST_METRIC: %s is not defined in this evaluation, which gives %s",
+                self._metric,
+                ", ".join(self._evaluation.scalars) or "nothing",
+            )
+        if value is None or not self._is_better(value):
+            self.without_better += 1
+            return
+        self.value, self.iteration, self.without_better = value, done - 1, 0
+        if comm.is_main_process():
+            self._save()
+
+    def _is_better(self, value: float) -> bool:
+        if self.value is None:
+            return True
+        return value < self.value if self._metric.startswith(PREFIX) else value > self.value
+
+    def _save(self) -> None:
+        best = {"metric": self._metric, "value": self.value}
+        data = {"model": self._weights(), "iteration": self.iteration, "best": best}
+        write_atomically(Path(self._checkpointer.save_dir) / BEST_FILE, lambda stream: torch.save(data, stream))
+        _logger.info("%s: %.4g is the best so far; saved in %s", self._metric, self.value, BEST_FILE)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {
+            "metric": self._metric,
+            "value": self.value,
+            "iteration": self.iteration,
+            "without_better": self.without_better,
+            "considered": self._considered,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; from the beginning if that was about another figure."""
+        if state_dict["metric"] != self._metric:
+            _logger.warning(
+                "TEST.BEST_METRIC was %s and is %s: the search for the best begins anew",
+                state_dict["metric"],
+                self._metric,
+            )
+            return
+        self.value, self.iteration = state_dict["value"], state_dict["iteration"]
+        self.without_better, self._considered = state_dict["without_better"], state_dict["considered"]
+
+
+def check_best_metric(cfg: CfgNode) -> None:
+    """Refuse what TEST.BEST_METRIC, TEST.EARLY_STOPPING and TEST.VALIDATION_LOSS cannot be.
+
+    Raises:
+        UserError: an unknown figure, patience without figure or evaluations, nothing to evaluate on.
+    """
+    metric, patience = cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOPPING
+    for key in ("BEST_METRIC", "EARLY_STOPPING", "VALIDATION_LOSS"):
+        if cfg.TEST[key] and not cfg.DATASETS.TEST:
+            raise UserError(f"TEST.{key} is set and DATASETS.TEST is empty: name the datasets to evaluate on")
+    if patience < 0:
+        raise UserError(f"TEST.EARLY_STOPPING is {patience}: give a number of evaluations, or 0 to train to the end")
+    if patience and not (metric and cfg.TEST.EVAL_PERIOD > 0):
+        raise UserError(
+            "TEST.EARLY_STOPPING needs TEST.BEST_METRIC, such as bbox/AP, and evaluations on the way (TEST.EVAL_PERIOD)"
+        )
+    if metric:
+        _check_name(cfg, metric)
+
+
+def _check_name(cfg: CfgNode, metric: str) -> None:
+    averaged = "EMA" in cfg.SOLVER and cfg.SOLVER.EMA.ENABLED
+    name = metric.removeprefix(_EMA) if averaged else metric
+    names = metric_names(cfg)
+    losses = [f"{PREFIX}total_loss"] if cfg.TEST.VALIDATION_LOSS else []
+    if name in names or metric in losses or (losses and metric.startswith(f"{PREFIX}loss_")):
+        return
+    classes = [each for each in names if "/AP-" in each]
+    there = [each for each in names if each not in classes] + classes[:1] + losses
+    more = f" (and so on for each of {len(classes)} classes)" if len(classes) > 1 else ""
+    with_average = ", each also as ema/..." if averaged else ""
+    raise UserError(f"TEST.BEST_METRIC is '{metric}', but the evaluation gives {', '.join(there)}{more}{with_average}")
