@@ -19,17 +19,28 @@ _logger = logging.getLogger(__name__)
 class Evaluation(hooks.EvalHook):
     """Evaluate every ``period`` iterations (0: never) except after the last one, and once at the end.
 
-    Args:
-        period: iterations.
-        evaluate: returns finite numbers by name, for the event storage. Called by every process.
+    Attributes:
+        scalars: what the last evaluation gave; on processes other than the main one possibly nothing.
+        evaluated_at: iterations that were done then; None before the first.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], Mapping[str, float]]) -> None:
+        """
+        Args:
+            period: iterations.
+            evaluate: returns finite numbers by name, for the event storage. Called by every process.
+        """
+        self.scalars: Mapping[str, float] = {}
+        self.evaluated_at: int | None = None
+
         def with_training_untouched() -> Mapping[str, float]:
-            with keep_random_state():
-                results = evaluate()
-            self.trainer.model.train()
-            return results
+            done = min(self.trainer.iter + 1, self.trainer.max_iter)
+            if self.evaluated_at != done:  # the end after an early stop: this iteration has been evaluated
+                with keep_random_state():
+                    self.scalars = evaluate()
+                self.evaluated_at = done
+                self.trainer.model.train()
+            return self.scalars
 
         super().__init__(period, with_training_untouched)
 
@@ -41,8 +52,8 @@ class Evaluation(hooks.EvalHook):
 class MetricWriter(hooks.PeriodicWriter):
     """detectron2's writers every 20 iterations, after each evaluation and after the last iteration.
 
-    To be registered after :class:`Evaluation`. A run that stops early writes nothing more: the run that
-    resumes it will, at the iterations at which the uninterrupted run would have.
+    To be registered after :class:`Evaluation` and whatever else gives figures or pictures. A run that a signal stops
+    writes nothing more: the run that resumes it will, at the iterations at which the uninterrupted run would have.
     """
 
     def __init__(self, writers: Sequence[EventWriter], evaluation_period: int) -> None:
@@ -51,11 +62,11 @@ class MetricWriter(hooks.PeriodicWriter):
 
     def after_step(self) -> None:
         period, done = self._evaluation_period, self.trainer.iter + 1
-        if period > 0 and done % period == 0:
+        evaluated = period > 0 and done % period == 0
+        if evaluated or done % self._period == 0 or done == self.trainer.max_iter:
             for writer in self._writers:
                 writer.write()
-        else:
-            super().after_step()
+            self.trainer.storage.clear_images()
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
