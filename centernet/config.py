@@ -21,11 +21,13 @@ def add_centernet_config(cfg: CN) -> None:
     cfg.MODEL.DLA = _dla()
     cfg.MODEL.TIMM = _timm()
     _add_box_head(cfg.MODEL.ROI_BOX_HEAD)
+    _add_training_of_model(cfg.MODEL)
     _add_solver(cfg.SOLVER)
     _add_input(cfg.INPUT)
     _add_dataloader(cfg.DATALOADER)
     _add_debug(cfg)
-    cfg.TEST.SAVE_PROPOSALS = False  # evaluation also stores P(object) of the first stage, for tools/report.py
+    _add_test(cfg.TEST)
+    cfg.WRITERS = ["tensorboard"]  # where curves go besides log.txt and metrics.json: 'tensorboard', 'wandb', 'mlflow'
 
 
 def _first_stage() -> CN:
@@ -132,11 +134,40 @@ def _add_box_head(node: CN) -> None:
     node.EQL_FREQ_CAT = 200  # inert
 
 
+def _add_training_of_model(node: CN) -> None:
+    node.FREEZE = []  # regular expressions; parameters whose name starts like one stay constant, and norms of such
+    node.CHANNELS_LAST = False  # tensors lie pixel by pixel (NHWC) in memory; often faster on GPUs with tensor cores
+    node.ACTIVATION_CHECKPOINTING = False  # stages of the body are computed again in the backward pass: less memory
+    node.COMPILE = CN()
+    node.COMPILE.ENABLED = False  # torch.compile of backbone and first-stage head in training; needs a C++ compiler
+    # batches are padded to the smallest of these [height, width] that holds them, pixels; what none holds is not
+    # compiled; multiples of the backbone's largest stride; []: from INPUT's training sizes
+    node.COMPILE.CANVASES = []
+
+
 def _add_solver(node: CN) -> None:
     node.AMP.PRECISION = "auto"  # with AMP.ENABLED: 'bfloat16', 'float16', or what the device has, bfloat16 first
     node.GRADIENT_ACCUMULATION = 1  # IMS_PER_BATCH is taken in this many parts, for the memory of one; it divides it
     node.RESET_ITER = False  # start at iteration 0 even if the weights file carries an iteration
     node.TRAIN_ITER = -1  # >= 0: stop after this many iterations; the schedule still follows MAX_ITER
+    node.OPTIMIZER = "SGD"  # or 'ADAMW' (arXiv 1711.05101); both with WEIGHT_DECAY, WEIGHT_DECAY_NORM, WEIGHT_DECAY_BIAS
+    node.LAYER_DECAY = 1.0  # rate of a layer of the body / rate of the layer above it; heads have BASE_LR; 1: all have
+    node.EMA = CN()  # exponential moving average of the weights: evaluated beside them, model_final_ema.pth at the end
+    node.EMA.ENABLED = False
+    node.EMA.DECAY = 0.9998  # share of the average that stays at a step
+    node.EMA.WARMUP = 2000  # in this many first steps at most (1 + step) / (10 + step) stays; 0: always DECAY
+    node.CHECKPOINTS_KEPT = 0  # keep that many of the newest model_<iteration>.pth (and best and final); 0: all
+    # a loss or gradient that is nan or infinite: 'stop', or 'skip' the step (no weight changes, iteration and schedule
+    # go on); the batch is kept in OUTPUT_DIR/bad_batches for tools/replay_batch.py
+    node.NON_FINITE = "stop"
+    node.NON_FINITE_LIMIT = 10  # with 'skip': more than this many such steps in a row stop the run
+
+
+def _add_test(node: CN) -> None:
+    node.SAVE_PROPOSALS = False  # evaluation also stores P(object) of the first stage, for tools/report.py
+    node.BEST_METRIC = ""  # a figure such as 'bbox/AP': model_best.pth holds the weights with the best one
+    node.EARLY_STOPPING = 0  # evaluations without a better one after which training ends; 0: never
+    node.VALIDATION_LOSS = False  # each evaluation also measures the training losses on DATASETS.TEST
 
 
 def _add_input(node: CN) -> None:
@@ -152,6 +183,7 @@ def _add_input(node: CN) -> None:
 def _add_dataloader(node: CN) -> None:
     node.SOURCE_AWARE = False  # inert: every image always remembers which dataset it came from
     node.DATASET_RATIO = [1, 1]  # sampling ratio of the datasets of DATASETS.TRAIN
+    node.BAD_IMAGE_LIMIT = 10  # training images that cannot be read are replaced; more than this many stop the run
 
 
 def _add_debug(cfg: CN) -> None:

@@ -72,6 +72,7 @@ class TimmBody(Backbone):
                 f"MODEL.TIMM.NORM is '{norm}' and OUT_NORM '{out_norm}', but NORM must be '' or 'FrozenBN' and "
                 "OUT_NORM '' or 'LN'"
             )
+        self.timm_name = name
         self.body = _create(name, in_channels, drop_path)
         info: Any = self.body.feature_info
         features = [info.info[index] for index in info.out_indices]
