@@ -4,10 +4,11 @@
     python tools/benchmarks/self_training.py --data datasets/bccd --seeds 1 2 3
 
 For each seed: a random tenth of the training images keeps its labels, the teacher trains on it, tools/pseudo_label.py
-runs the teacher over the others, whose labels nobody sees (thresholds by class, from the labelled tenth alone), and the
-student trains on labels and pseudo labels for as many iterations, from the same ImageNet weights. Both are scored on
-the validation images. Every step is a command of its own; what is finished is not done again, so an interrupted run
-goes on.
+runs the teacher over the others, whose labels nobody sees (thresholds by class: 1.3 times as many labels a picture as
+the labelled tenth has objects), and the student trains on labels and pseudo labels, each weighted by its score, from
+the same ImageNet weights. It has ten times the pictures and takes 2.5 times the iterations; --control also trains on
+the tenth alone for as long. All are scored on the validation images. Every step is a command of its own; what is
+finished is not done again, so an interrupted run goes on.
 """
 
 import argparse
@@ -27,7 +28,10 @@ SMALL = [
     *("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 1),
 ]
 # of the student's images a third has true labels
-MIXED = ["DATALOADER.SAMPLER_TRAIN", "MultiDatasetSampler", "DATALOADER.DATASET_RATIO", [1, 2]]
+MIXED = [
+    *("DATALOADER.SAMPLER_TRAIN", "MultiDatasetSampler", "DATALOADER.DATASET_RATIO", [1, 2]),
+    *("INPUT.PSEUDO_LABEL_WEIGHT", "score"),
+]
 
 
 def split_labels(data: Path, folder: Path, seed: int, fraction: float) -> None:
@@ -54,15 +58,14 @@ def run(script: str, *words: object) -> None:
     subprocess.run(command, check=True)
 
 
-def train(options: argparse.Namespace, name: str, folder: Path, train_sets: list[str], seed: int) -> float:
+def train(options: argparse.Namespace, output: Path, train_sets: list[str], *, iterations: int, seed: int) -> float:
     """AP of a model on the validation images, trained if it is not there yet."""
-    output = folder / name
     if not (output / "model_final.pth").is_file():
-        steps = (round(0.7 * options.iterations), round(0.9 * options.iterations))
+        steps = (round(0.7 * iterations), round(0.9 * iterations))
         run(
             "train_net.py", options.config_file, "--resume", "OUTPUT_DIR", output, "SEED", seed,
             "DATASETS.TRAIN", tuple(train_sets), "DATASETS.TEST", (coco(options.data, "instances_val.json"),),
-            "SOLVER.MAX_ITER", options.iterations, "SOLVER.STEPS", steps, "SOLVER.WARMUP_ITERS", 50,
+            "SOLVER.MAX_ITER", iterations, "SOLVER.STEPS", steps, "SOLVER.WARMUP_ITERS", 50,
             *SMALL, *(MIXED if len(train_sets) > 1 else ()), *options.opts,
         )  # fmt: skip
     rows = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
@@ -74,23 +77,25 @@ def coco(data: Path, json_file: str | Path) -> str:
     return f"coco_json:{data / 'annotations' / json_file}:{data / 'images'}"
 
 
-def one_seed(options: argparse.Namespace, seed: int) -> tuple[float, float]:
-    """AP of teacher and student."""
+def one_seed(options: argparse.Namespace, seed: int) -> dict[str, float]:
+    """AP of each model."""
     folder = (options.output / f"seed{seed}").resolve()
     split_labels(options.data, folder, seed, options.fraction)
     labelled = coco(options.data, folder / "labelled.json")
-    teacher = train(options, "teacher", folder, [labelled], seed)
-    if options.teachers_only:
-        return teacher, float("nan")
+    scores = {"teacher": train(options, folder / "teacher", [labelled], iterations=options.iterations, seed=seed)}
+    if options.control:
+        longer = {"iterations": options.student_iterations, "seed": seed}
+        scores["longer teacher"] = train(options, folder / "longer_teacher", [labelled], **longer)
     run(
         "tools/pseudo_label.py", "--config-file", folder / "teacher" / "config.yaml",
         "--input", folder / "unlabelled.json", "--image-root", options.data / "images",
         "--output", folder / "pseudo.json",
-        "--class-thresholds", "auto", "--precision", options.precision, "--validation", labelled,
+        "--class-thresholds", "counts", "--labels-ratio", options.labels_ratio, "--validation", labelled,
         "--opts", "MODEL.WEIGHTS", folder / "teacher" / "model_final.pth",
     )  # fmt: skip
-    pseudo = coco(options.data, folder / "pseudo.json")
-    return teacher, train(options, "student", folder, [labelled, pseudo], seed)
+    both = [labelled, coco(options.data, folder / "pseudo.json")]
+    scores["student"] = train(options, folder / "student", both, iterations=options.student_iterations, seed=seed)
+    return scores
 
 
 def main() -> None:
@@ -102,18 +107,20 @@ def main() -> None:
     add("--output", type=Path, default=Path("output/self_training"))
     add("--seeds", type=int, nargs="+", default=[1, 2, 3])
     add("--fraction", type=float, default=0.1, help="of the training images that keeps its labels")
-    add("--iterations", type=int, default=400, help="of teacher and of student")
-    add("--precision", type=float, default=0.8, help="of each class's pseudo labels, as measured on the labelled tenth")
-    add("--teachers-only", action="store_true")
+    add("--iterations", type=int, default=400, help="of the teacher")
+    add("--student-iterations", type=int, default=1000)
+    add("--labels-ratio", type=float, default=1.3, help="pseudo labels for each object expected")
+    add("--control", action="store_true", help="also a teacher with the student's iterations")
     add("--opts", nargs=argparse.REMAINDER, default=[], help="config settings of all trainings")
     options = parser.parse_args()
     options.data = options.data.resolve()
     scores = [one_seed(options, seed) for seed in options.seeds]
-    print("| seed | teacher AP | student AP | gain |\n|---|---|---|---|")
-    for seed, (teacher, student) in zip(options.seeds, scores, strict=True):
-        print(f"| {seed} | {teacher:.1f} | {student:.1f} | {student - teacher:+.1f} |")
-    teacher, student = (mean(column) for column in zip(*scores, strict=True))
-    print(f"| mean | {teacher:.1f} | {student:.1f} | {student - teacher:+.1f} |")
+    names = list(scores[0])
+    print(f"| seed | {' AP | '.join(names)} AP | gain |\n|---|{'---|' * (len(names) + 1)}")
+    average = {name: mean(row[name] for row in scores) for name in names}
+    for label, row in [*zip(options.seeds, scores, strict=True), ("mean", average)]:
+        cells = " | ".join(f"{row[name]:.1f}" for name in names)
+        print(f"| {label} | {cells} | {row['student'] - row['teacher']:+.1f} |")
 
 
 if __name__ == "__main__":
