@@ -16,7 +16,7 @@ if __package__:  # imported as part of a tree (CenterNet2.train_net): the packag
 import centernet  # noqa: F401  registers models, backbones and datasets
 from centernet.config_file import load_config, resolve_device, resolve_output_dir
 from centernet.data.own_data import BAD_DATA, use_data_of_run, use_own_data
-from centernet.engine import run
+from centernet.engine import one_voice, run, taking_turns
 from centernet.errors import UserError, command_line
 from centernet.model_zoo import resolve_config_file
 
@@ -64,6 +64,13 @@ def argument_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="GPUs on this machine, 0 for the CPU (default: 1 if there is one)",
+    )
+    add(
+        "--num-processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share the CPU, each with a part of the batch (default 1)",
     )
     add("--num-machines", type=int, default=1, metavar="N", help="machines that train together (default 1)")
     add("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
@@ -127,7 +134,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(resolve_config_file(args.config_file), args.opts or ())
     resolve_output_dir(cfg, args.config_file)
-    if getattr(args, "num_gpus", None) == 0:
+    if getattr(args, "num_gpus", None) == 0 or getattr(args, "num_processes", 1) > 1:
         cfg.MODEL.DEVICE = "cpu"
     resolve_device(cfg)
     if getattr(args, "data", None):
@@ -144,28 +151,31 @@ def _use_data(cfg: CfgNode, args: argparse.Namespace) -> None:
     for key in (args.opts or ())[::2]:
         if key in DATA_KEYS:
             raise UserError(f"--data sets {key}: give either --data or {key}, not both")
-    data = use_own_data(
-        cfg, args.data, val_fraction=args.val_fraction, bad_data=args.bad_data, resume=args.resume
-    )
+    with taking_turns(cfg.OUTPUT_DIR):
+        data = use_own_data(
+            cfg, args.data, val_fraction=args.val_fraction, bad_data=args.bad_data, resume=args.resume
+        )
     print("\n".join(data.summary))
 
 
 @command_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit status."""
-    args = parse_args(argv)
-    if not args.config_file:
-        raise UserError("name a config, such as: python train_net.py configs/CenterNet2_R50_1x.yaml")
-    if args.manual_device:
-        os.environ["CUDA_VISIBLE_DEVICES"] = args.manual_device
-    cfg = setup(args)
-    if cfg.MODEL.DEVICE == "cpu":
-        print("Running on the CPU.")
+    with one_voice():
+        args = parse_args(argv)
+        if not args.config_file:
+            raise UserError("name a config, such as: python train_net.py configs/CenterNet2_R50_1x.yaml")
+        if args.manual_device:
+            os.environ["CUDA_VISIBLE_DEVICES"] = args.manual_device
+        cfg = setup(args)
+        if cfg.MODEL.DEVICE == "cpu":
+            print("Running on the CPU.")
     return run(
         cfg,
         resume=args.resume,
         eval_only=args.eval_only,
         num_gpus=min(torch.cuda.device_count(), 1) if args.num_gpus is None else args.num_gpus,
+        num_processes=args.num_processes,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,

@@ -8,6 +8,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..modeling.layers.sync_batch_norm import with_working_sync_batch_norm
+
 __all__ = ["from_main_process", "gather_from_all", "new_seed", "parallel", "unwrapped"]
 
 T = TypeVar("T")
@@ -41,14 +43,14 @@ def parallel(model: nn.Module) -> nn.Module:
 
     Buffers are not broadcast each step (batch-norm statistics stay local, as in the published recipe), and
     every trainable parameter must take part in every step: looking for unused ones costs a pass over the
-    graph.
+    graph. Batch normalisation of the kind "SyncBN" is made to work where the model is.
     """
+    device = next(model.parameters()).device
+    model = with_working_sync_batch_norm(model, device)
     if comm.get_world_size() == 1:
         return model
-    on_gpu = next(model.parameters()).is_cuda
-    return DistributedDataParallel(
-        model, device_ids=[comm.get_local_rank()] if on_gpu else None, broadcast_buffers=False
-    )
+    ids = [comm.get_local_rank()] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -48,9 +48,8 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, dict[str,
     mode meanwhile.
 
     Returns:
-        ``{dataset: {task: {metric: percent}}}``, e.g. ``results["digits_val"]["bbox"]["AP50"]``; the inner
-        dicts are empty on processes other than the main one. Metrics are in 0..100; NaN: not defined (no
-        object of that kind).
+        ``{dataset: {task: {metric: percent}}}``, e.g. ``results["digits_val"]["bbox"]["AP50"]``, the same on all
+        processes; the main one has scored. Metrics are in 0..100; NaN: not defined (no object of that kind).
 
     Raises:
         UserError: no test dataset, or one that is unknown, missing, empty, or of a kind we cannot evaluate;
@@ -67,7 +66,7 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, dict[str,
         if comm.is_main_process() and results[name]:
             logger.info("Evaluation results for %s in csv format:", name)
             print_csv_format(results[name])
-    return results
+    return results if comm.get_world_size() == 1 else comm.all_gather(results)[0]
 
 
 @contextmanager
