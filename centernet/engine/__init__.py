@@ -4,6 +4,7 @@ from .atomic_file import write_atomically, write_text_atomically
 from .checkpoint import TrainingCheckpointer
 from .hooks import Evaluation, MetricWriter, StopOnSignal
 from .launch import run
+from .process_group import one_voice, taking_turns
 from .progress_bar import ProgressBar
 from .train import check_run, evaluate, train
 from .trainer import NonFiniteLossError, Trainer
@@ -18,7 +19,9 @@ __all__ = [
     "TrainingCheckpointer",
     "check_run",
     "evaluate",
+    "one_voice",
     "run",
+    "taking_turns",
     "train",
     "write_atomically",
     "write_text_atomically",
