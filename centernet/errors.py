@@ -6,15 +6,33 @@ in :func:`command_line`, which prints that sentence without a traceback and exit
 other exception is a defect of ours and keeps its traceback.
 """
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from os import PathLike
 
 EXIT_USER_ERROR = 2
 
 
 class UserError(Exception):
     """Something the user can mend. ``str(error)`` is one sentence: what is wrong, where, and what to do."""
+
+
+@contextlib.contextmanager
+def writing(path: str | PathLike[str]) -> Iterator[None]:
+    """What the operating system refuses inside becomes one sentence that names the file.
+
+    Raises:
+        UserError: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; make room on the disk or give another place (what "
+            "was saved before is whole)"
+        ) from error
 
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -21,9 +21,10 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from ..errors import UserError
+from .bad_images import BadImages
 from .datasets import ensure_registered, open_dataset
 from .index import Records
-from .mapper import Failure, MappedDataset, Mapper, build_test_mapper, build_train_mapper
+from .mapper import Failure, MappedDataset, Mapper, Replaced, build_test_mapper, build_train_mapper
 from .samplers import (
     IndexStream,
     RepeatFactorStream,
@@ -34,6 +35,7 @@ from .samplers import (
     multi_dataset_weights,
     repeat_factors,
 )
+from .workers import batches_of, prepare_worker
 
 __all__ = [
     "Loader",
@@ -49,16 +51,18 @@ Batch = list[dict[str, Any]]
 
 
 class Loader:
-    """Iterable of batches, each a ``list[dict]`` of model inputs; an unreadable image is a
-    :class:`UserError`.
+    """Iterable of batches, each a ``list[dict]`` of model inputs. An unreadable image is a :class:`UserError`, or in
+    training, up to a limit, replaced. A worker process that dies is a :class:`~.workers.DeadWorkerError`.
 
     Attributes:
         seed: the seed that training data follow (0 for a test loader, which draws nothing).
+        bad_images: those that were replaced.
     """
 
-    def __init__(self, batches: DataLoader, seed: int = 0) -> None:
+    def __init__(self, batches: DataLoader, seed: int = 0, bad_images: BadImages | None = None) -> None:
         self._batches = batches
         self.seed = seed
+        self.bad_images = BadImages(0) if bad_images is None else bad_images
 
     @property
     def dataset(self) -> MappedDataset:
@@ -71,11 +75,17 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._batches:
-            for sample in batch:
-                if isinstance(sample, Failure):
-                    raise UserError(sample.message)
-            yield batch
+        for batch in batches_of(self._batches):
+            yield [self._checked(sample) for sample in batch]
+
+    def _checked(self, sample: Any) -> dict[str, Any]:
+        if isinstance(sample, Failure | Replaced):
+            for bad in sample.bad:
+                self.bad_images.add(bad)
+            if isinstance(sample, Failure):
+                raise UserError(sample.message)
+            return sample.sample
+        return sample
 
 
 def build_train_loader(
@@ -84,6 +94,7 @@ def build_train_loader(
     *,
     start_iteration: int = 0,
     seed: int | None = None,
+    bad_images: BadImages | None = None,
 ) -> Loader:
     """Endless training batches of ``SOLVER.IMS_PER_BATCH / world size`` images, a pure function of the seed
     and the iteration.
@@ -99,6 +110,7 @@ def build_train_loader(
         start_iteration: iteration of the first batch.
         seed: default ``cfg.SEED``, or one drawn and shared by all processes if that is negative (kept in
             ``Loader.seed``).
+        bad_images: what is known from before the checkpoint; default: nothing, with DATALOADER.BAD_IMAGE_LIMIT.
 
     Raises:
         UserError: unknown dataset or sampler, missing or empty data, a batch size that the processes cannot
@@ -118,15 +130,18 @@ def build_train_loader(
         groups=_orientations(records) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
         start_iteration=start_iteration,
     )
+    bad_images = BadImages(cfg.DATALOADER.BAD_IMAGE_LIMIT) if bad_images is None else bad_images
+    mapper = build_train_mapper(cfg) if mapper is None else mapper
     batches = DataLoader(
-        MappedDataset(records, build_train_mapper(cfg) if mapper is None else mapper, seed),
+        MappedDataset(records, mapper, seed, bad_images.limit),
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
+        worker_init_fn=prepare_worker,
         # its own: starting workers draws from the global one, which would change the model's random numbers
         generator=torch.Generator(),
     )
-    return Loader(batches, seed)
+    return Loader(batches, seed, bad_images)
 
 
 def build_custom_train_loader(cfg: CfgNode, mapper: Mapper | None = None) -> Loader:
@@ -155,6 +170,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
         sampler=InferenceSampler(len(records)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
+        worker_init_fn=prepare_worker,
         generator=torch.Generator(),
     )
     return Loader(batches)

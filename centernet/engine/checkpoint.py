@@ -1,6 +1,6 @@
 """Checkpoints that a kill cannot damage and that say in one line what of a file went into the model."""
 
-import os
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from ..errors import UserError
 from ..weights import SafeCheckpointer
 from .atomic_file import write_atomically, write_text_atomically
+from .last_checkpoint import LAST_CHECKPOINT, begin_run, has_checkpoint, last_checkpoint, numbered_checkpoints
+from .manifest import manifest_of, read_manifest, write_manifest
 
 __all__ = ["TrainingCheckpointer"]
 
@@ -16,51 +18,107 @@ __all__ = ["TrainingCheckpointer"]
 class TrainingCheckpointer(SafeCheckpointer):
     """detectron2's checkpointer (same files, same names) with atomic writes and user-readable errors.
 
-    ``strict``: ImageNet weights must fit the whole body of the model (MODEL.WEIGHTS_STRICT).
-
     A checkpoint is a dict of tensors and plain types: ``model``, one entry a checkpointable (``optimizer``,
-    ``scheduler``, ``trainer``) and ``iteration``, the last one done. ``last_checkpoint`` names the newest
-    file; it is renamed into place after that one, so it never names a file that is not complete.
+    ``scheduler``, ``trainer``, ...) and ``iteration``, the last one done. Its manifest lies beside it (see
+    :mod:`.manifest`). ``last_checkpoint`` names the newest file; it is renamed into place after that one, so it never
+    names a file that is not complete.
+
+    Attributes:
+        strict: ImageNet weights must fit the whole body of the model (MODEL.WEIGHTS_STRICT).
+        kept: that many numbered checkpoints are kept, the newest ones; 0 for all (SOLVER.CHECKPOINTS_KEPT).
+        config_sha256: of the run's config, for the manifests.
     """
 
     strict: bool = True
+    kept: int = 0
+    config_sha256: str = ""
+    _run: str = ""
+    _resumed_from: Path | None = None
+
+    def begin_run(self, *, resume: bool) -> None:
+        """Tell a run from an earlier one in the same folder. For the main process, once the folder is there."""
+        self._run = begin_run(Path(self.save_dir), resume=resume)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` and point ``last_checkpoint`` to it.
 
         Every process must call this: the state of a checkpointable may be gathered from all of them. Only the
-        main process writes.
+        main process writes. A folder that was removed during the run is made again.
 
         Raises:
-            UserError: the disk is full or the folder is gone; the previous checkpoint is still whole.
+            UserError: the disk is full or the folder cannot be written; the previous checkpoint is still whole. Or the
+                folder had been removed; the checkpoint is saved.
         """
         state = {key: item.state_dict() for key, item in self.checkpointables.items()}
         if not self.save_dir or not self.save_to_disk:
             return
-        file = os.path.join(self.save_dir, f"{name}.pth")
+        folder = Path(self.save_dir)
+        removed = bool(self._run) and not folder.exists()
+        if removed:
+            with contextlib.suppress(OSError):  # the write says it better
+                folder.mkdir(parents=True)
+        file = folder / f"{name}.pth"
         data = {"model": self.model.state_dict(), **state, **kwargs}
-        write_atomically(file, lambda stream: torch.save(data, stream))
-        self.tag_last_checkpoint(os.path.basename(file))
+        with contextlib.suppress(OSError):  # of another file of this name: it must not outlive that one
+            manifest_of(file).unlink()
+        written = write_atomically(file, lambda stream: torch.save(data, stream))
+        iteration = int(kwargs.get("iteration", -1))
+        origin = {"run": self._run, "config_sha256": self.config_sha256}
+        write_manifest(file, written, iteration=iteration, entries=data, **origin)
+        self.tag_last_checkpoint(file.name)
         self.logger.info("Saved checkpoint %s", file)
+        if removed:
+            raise UserError(
+                f"OUTPUT_DIR {folder} was removed during the run: it is there again, with {file.name} but without the "
+                "earlier checkpoints, log and metrics; go on with --resume"
+            )
+        self._remove_old_ones(file)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Point ``last_checkpoint`` to a file of ``save_dir``."""
-        write_text_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+        write_text_atomically(Path(self.save_dir) / LAST_CHECKPOINT, last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to resume from, whole or not."""
+        return has_checkpoint(self.save_dir)
+
+    def get_checkpoint_file(self) -> str:
+        """The newest whole checkpoint of the run, '' if it has none. Collective.
+
+        Raises:
+            UserError: all of them are damaged.
+        """
+        found = last_checkpoint(self.save_dir)
+        return str(found) if found else ""
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """With ``resume``, load everything from the newest checkpoint, if there is one; otherwise the weights
+        """With ``resume``, load everything from the newest whole checkpoint, if there is one; otherwise the weights
         of ``path`` alone ('' for none). Returns what else the file holds, such as ``iteration``.
 
         Raises:
-            UserError: the file cannot be read, nothing in it fits the model, or it is for another body.
+            UserError: the file cannot be read, nothing in it fits the model, or it is for another body; all
+                checkpoints are damaged.
         """
-        if resume and self.has_checkpoint():
-            last = self.get_checkpoint_file()
-            if not os.path.isfile(last):
-                tag = os.path.join(self.save_dir, "last_checkpoint")
-                raise UserError(f"{tag} names {last}, which does not exist; write the name of another one into it")
-            return self.load(last)
-        return self.load(path, [])
+        last = self.get_checkpoint_file() if resume else ""
+        if not last:
+            return self.load(path, [])
+        self._resumed_from = Path(last)
+        manifest = read_manifest(self._resumed_from)
+        if manifest and self.config_sha256 and manifest.config_sha256 not in ("", self.config_sha256):
+            self.logger.info("The config was changed since %s was saved: the new one holds", last)
+        return self.load(last)
+
+    def _remove_old_ones(self, newest: Path) -> None:
+        if self.kept <= 0:
+            return
+        for file in numbered_checkpoints(newest.parent)[: -self.kept]:
+            if file in (newest, self._resumed_from):
+                continue
+            try:
+                file.unlink()
+                manifest_of(file).unlink(missing_ok=True)
+            except OSError as error:
+                self.logger.warning("The old checkpoint %s cannot be removed: %s", file, error.strerror)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """One line with counts instead of a page of names. Nothing loaded at all is an error."""

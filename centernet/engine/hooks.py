@@ -3,12 +3,15 @@
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils.events import EventWriter
 
+from ..errors import writing
 from .checkpoint import TrainingCheckpointer
+from .memory import peak_memory
 from .random_state import keep_random_state
 
 __all__ = ["Evaluation", "MetricWriter", "StopOnSignal"]
@@ -64,16 +67,26 @@ class MetricWriter(hooks.PeriodicWriter):
         period, done = self._evaluation_period, self.trainer.iter + 1
         evaluated = period > 0 and done % period == 0
         if evaluated or done % self._period == 0 or done == self.trainer.max_iter:
+            self.trainer.storage.put_scalar("memory_gb", peak_memory() / 1e9, smoothing_hint=False)
             for writer in self._writers:
-                writer.write()
+                with _told(writer):
+                    writer.write()
             self.trainer.storage.clear_images()
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
-            super().after_train()
+            for writer in self._writers:
+                with _told(writer):
+                    writer.write()
+                    writer.close()
             return
         for writer in self._writers:
-            writer.close()
+            with suppress(OSError):  # the run ends for a reason of its own, which may be that disk
+                writer.close()
+
+
+def _told(writer: EventWriter) -> AbstractContextManager[None]:
+    return writing(f"What {type(writer).__name__} keeps of the metrics")
 
 
 class StopOnSignal(HookBase):
@@ -93,9 +106,6 @@ class StopOnSignal(HookBase):
 
     def _request_stop(self, number: int, _frame: object) -> None:
         self._restore()
-        # Workers of the loader that got the signal as well and died are no longer worth an exception: this
-        # iteration has its batch, and there is no next one.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.trainer.request_stop(number)
 
     def after_step(self) -> None:

@@ -3,13 +3,13 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from detectron2.utils import comm
 
-from ..errors import UserError
+from ..errors import UserError, writing
 from ..progress import print_line
 
 __all__ = ["RunLog", "run_log"]
@@ -27,6 +27,23 @@ class _Terminal(logging.Handler):
         print_line(self.format(record), sys.stdout)
 
 
+class _File(logging.FileHandler):
+    """log.txt. A disk that is full ends it with one line on the terminal; what matters more fails by itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif self.level <= logging.CRITICAL:
+            self.setLevel(logging.CRITICAL + 1)
+            reason = error.strerror or error
+            sys.stderr.write(f"warning: {self.baseFilename} cannot be written: {reason}; it ends here\n")
+
+    def close(self) -> None:
+        with suppress(OSError):  # the rest that a full disk does not take
+            super().close()
+
+
 class RunLog:
     """Keeps the lines of a run from its start; :meth:`open_file` writes those so far and all later ones."""
 
@@ -37,7 +54,9 @@ class RunLog:
     def open_file(self, folder: Path) -> None:
         """Append to ``folder/log.txt``, or ``log.txt.rank<r>`` in another process than the main one."""
         rank = comm.get_rank()
-        self.file = logging.FileHandler(folder / (f"log.txt.rank{rank}" if rank else "log.txt"), encoding="utf-8")
+        path = folder / (f"log.txt.rank{rank}" if rank else "log.txt")
+        with writing(path):
+            self.file = _File(path, encoding="utf-8")
         self.file.setFormatter(_FORMAT)
         self.memory.setTarget(self.file)
         self.memory.flush()

@@ -1,4 +1,4 @@
-"""What a config says about one training step: precision, gradient accumulation, clipping."""
+"""What a config says about one training step: precision, gradient accumulation, clipping, bad numbers."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 
 from .accumulation import check_accumulation
 from .clipping import check_clipping, largest_norm
+from .non_finite import NonFinitePolicy
 from .precision import Precision
 
 __all__ = ["check_step", "step_options"]
@@ -16,6 +17,7 @@ def check_step(cfg: CfgNode, processes: int) -> None:
     Precision.from_config(cfg)
     check_accumulation(cfg, processes)
     check_clipping(cfg)
+    NonFinitePolicy.from_config(cfg)
 
 
 def step_options(cfg: CfgNode) -> dict[str, Any]:
@@ -24,4 +26,5 @@ def step_options(cfg: CfgNode) -> dict[str, Any]:
         "precision": Precision.from_config(cfg),
         "parts": cfg.SOLVER.GRADIENT_ACCUMULATION,
         "largest_norm": largest_norm(cfg),
+        "non_finite": NonFinitePolicy.from_config(cfg),
     }

@@ -1,7 +1,6 @@
 """From a config to a trained or an evaluated model. What can be wrong is found before anything is written."""
 
 import logging
-import math
 import shlex
 import sys
 from collections import OrderedDict
@@ -10,28 +9,34 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import hooks
-from detectron2.evaluation.testing import flatten_results_dict
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from torch import nn
 
 from .. import data, evaluation
 from ..config_file import check_weights
-from ..errors import UserError
+from ..errors import UserError, writing
 from ..modeling.build import build_detector
 from ..weights import Fit, follow_weights
+from .best_checkpoint import check_best_metric
 from .checkpoint import TrainingCheckpointer
-from .hooks import Evaluation, MetricWriter, StopOnSignal
+from .ema import check_average, weight_average
+from .faults import check_limits, explained_faults, saved_where_it_is
+from .last_checkpoint import has_checkpoint, last_checkpoint
 from .logs import run_log
-from .processes import from_main_process, new_seed, parallel, unwrapped
-from .progress_bar import ProgressBar
+from .manifest import config_digest
+from .observers import Observers
+from .optimizer import build_optimizer, check_optimizer
+from .preparation import check_preparation, prepare_for_training
+from .processes import from_main_process, new_seed, parallel
 from .random_state import seed_random_state
-from .run_folder import METRICS_FILE, prepare_run_folder, read_seed
+from .run_folder import prepare_run_folder, read_seed
+from .run_record import recorded_run
+from .scaling import scale_to_processes
 from .step import check_step, step_options
 from .trainer import Trainer
+from .writers import build_writers, check_writers
 
 __all__ = ["check_run", "evaluate", "train"]
 
@@ -44,7 +49,8 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, pr
     That is: MODEL.WEIGHTS, the datasets, their number of classes and how they are scored, the batch size for
     ``processes``, keys of detectron2 that this trainer cannot follow. Keys that it ignores are warned of.
     """
-    resumed = resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").exists()
+    cfg = scale_to_processes(cfg, processes)
+    resumed = resume and has_checkpoint(cfg.OUTPUT_DIR)
     if not resumed:  # else MODEL.WEIGHTS is not read
         check_weights(cfg)
     names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
@@ -59,20 +65,24 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, pr
         raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}, not a positive multiple of the {processes} processes")
     if not eval_only:
         check_step(cfg, processes)
+        check_optimizer(cfg)
+        check_average(cfg)
+        check_preparation(cfg)
+        check_limits(cfg)
     data.ensure_registered(names)
     data.check_dataset_fits(cfg, names)
     evaluation.check(cfg)
+    if not eval_only:
+        check_best_metric(cfg)
+        check_writers(cfg)
     _check_ignored_keys(cfg, eval_only=eval_only)
 
 
 def _check_ignored_keys(cfg: CfgNode, *, eval_only: bool) -> None:
     """Refuse, or warn of, what detectron2's trainer would do and this one does not."""
     ignored = []
-    if not eval_only:
-        if cfg.TEST.PRECISE_BN.ENABLED:
-            ignored.append("TEST.PRECISE_BN.ENABLED")
-        if cfg.SOLVER.get("REFERENCE_WORLD_SIZE", 0) > 0:
-            ignored.append("SOLVER.REFERENCE_WORLD_SIZE")
+    if not eval_only and cfg.TEST.PRECISE_BN.ENABLED:
+        ignored.append("TEST.PRECISE_BN.ENABLED")
     if cfg.TEST.EXPECTED_RESULTS:
         ignored.append("TEST.EXPECTED_RESULTS")
     for key in ignored:
@@ -95,12 +105,14 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
     """
     folder = Path(cfg.OUTPUT_DIR)
     bar = comm.is_main_process() and sys.stderr.isatty()
-    with run_log(metric_lines=not bar) as log:
+    with run_log(metric_lines=not bar) as log, explained_faults(cfg):
+        cfg = scale_to_processes(cfg, comm.get_world_size())
         cfg = follow_weights(cfg, _weights(cfg, resume=resume))
         seed = _seed(cfg, folder if resume else None)
         seed_random_state(seed)  # the same initial weights on every process
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         model = build_detector(cfg)
+        compiled = prepare_for_training(cfg, model)
         optimizer = build_optimizer(cfg, model)
         scheduler = build_lr_scheduler(cfg, optimizer)
         trainer = Trainer(parallel(model), optimizer, scheduler, seed=seed, **step_options(cfg))
@@ -108,20 +120,35 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
             trainer.model, str(folder), optimizer=optimizer, scheduler=scheduler, trainer=trainer
         )
         checkpointer.strict = cfg.MODEL.WEIGHTS_STRICT
+        checkpointer.kept, checkpointer.config_sha256 = cfg.SOLVER.CHECKPOINTS_KEPT, config_digest(cfg)
+        average = weight_average(cfg, model)
+        if average is not None:
+            checkpointer.add_checkpointable("ema", average)
+        bad_images = data.BadImages(cfg.DATALOADER.BAD_IMAGE_LIMIT)
+        checkpointer.add_checkpointable("bad_images", bad_images)
+        observers = Observers(cfg, trainer, checkpointer, average)
         start_iter, max_iter = _load(cfg, checkpointer, resume=resume)
+        max_iter = observers.end(start_iter, max_iter)
         if start_iter < max_iter:
-            trainer.open_data(data.build_train_loader(cfg, start_iteration=start_iter, seed=trainer.seed))
+            source = {"start_iteration": start_iter, "seed": trainer.seed, "bad_images": bad_images}
+            trainer.open_data(data.build_train_loader(cfg, **source))
         if comm.is_main_process():
             prepare_run_folder(folder, cfg, resume=resume, start_iter=start_iter, seed=trainer.seed)
+            checkpointer.begin_run(resume=resume)
         comm.synchronize()
+        bad_images.open(folder)
         log.open_file(folder)
         _describe(cfg, model)
-        writers = _writers(folder, start_iter, max_iter) if comm.is_main_process() else []
-        results: OrderedDict[str, Any] = OrderedDict()
-        trainer.register_hooks(_hooks(cfg, trainer, checkpointer, results, writers, bar=bar))
-        trainer.train(start_iter, max_iter)
+        with recorded_run(folder, cfg, first=start_iter, end=max_iter, seed=trainer.seed) as record:
+            writers = build_writers(cfg, folder, start_iter, max_iter) if comm.is_main_process() else []
+            trainer.register_hooks(observers.hooks(writers, bar=bar))
+            with saved_where_it_is(trainer, checkpointer):
+                trainer.train(start_iter, max_iter)
+            observers.report(record)
+        if compiled is not None:
+            _logger.info("MODEL.COMPILE: %s", compiled.summary())
         _logger.info("Finished: %s holds model_final.pth, metrics.json and log.txt", folder)
-    return results
+    return observers.results
 
 
 def _describe(cfg: CfgNode, model: nn.Module) -> None:
@@ -138,24 +165,23 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
     Raises:
         UserError: the weights cannot be read or leave a part of the model random; no dataset to score on.
     """
-    with run_log(metric_lines=True) as log:
+    with run_log(metric_lines=True) as log, explained_faults(cfg):
         cfg = follow_weights(cfg, _weights(cfg, resume=resume))
         model = build_detector(cfg)
         checkpointer = TrainingCheckpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         _check_whole(checkpointer.fit, strict=cfg.MODEL.WEIGHTS_STRICT)
         folder = Path(cfg.OUTPUT_DIR)
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         log.open_file(folder)
         return evaluation.evaluate(cfg, model)
 
 
 def _weights(cfg: CfgNode, *, resume: bool) -> str:
     """The file that will be loaded: that of the run that goes on, else MODEL.WEIGHTS."""
-    last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
-    if resume and last.is_file():
-        file = last.with_name(last.read_text().strip())
-        return str(file) if file.is_file() else ""  # the checkpointer says that it is gone
+    if resume and (last := last_checkpoint(cfg.OUTPUT_DIR)):
+        return str(last)
     return str(cfg.MODEL.WEIGHTS)
 
 
@@ -207,47 +233,3 @@ def _move_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, iteration: i
     scheduler.last_epoch = iteration
     for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
         group["lr"] = rate
-
-
-def _hooks(
-    cfg: CfgNode,
-    trainer: Trainer,
-    checkpointer: TrainingCheckpointer,
-    results: OrderedDict[str, Any],
-    writers: list[EventWriter],
-    *,
-    bar: bool,
-) -> list[Any]:
-    """Evaluation, writing, saving, stopping, in this order.
-
-    A checkpoint comes after the rows of its iteration are on the disk, so that none is missing after a kill.
-    """
-
-    def evaluate_now() -> dict[str, float]:
-        results.clear()
-        results.update(evaluation.evaluate(cfg, unwrapped(trainer.model)))
-        return _scalars(results)
-
-    return [
-        hooks.IterationTimer(),
-        Evaluation(cfg.TEST.EVAL_PERIOD, evaluate_now) if cfg.DATASETS.TEST else None,
-        MetricWriter(writers, cfg.TEST.EVAL_PERIOD),
-        hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-        ProgressBar() if bar else None,
-        StopOnSignal(checkpointer),
-    ]
-
-
-def _scalars(results: OrderedDict[str, Any]) -> dict[str, float]:
-    """``bbox/AP: 40.2`` for the writers, with the dataset's name before it if there are several."""
-    nested = next(iter(results.values())) if len(results) == 1 else results
-    return {name: value for name, value in flatten_results_dict(nested).items() if math.isfinite(value)}
-
-
-def _writers(folder: Path, start_iter: int, max_iter: int) -> list[EventWriter]:
-    """TensorBoard is told to hide what an earlier process wrote for iterations that are done again."""
-    return [
-        CommonMetricPrinter(max_iter),
-        JSONWriter(str(folder / METRICS_FILE)),
-        TensorboardXWriter(str(folder), purge_step=start_iter),
-    ]

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,9 +22,9 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import UserError
-from ..modeling.finite_check import settle_finite_checks
+from ..modeling.finite_check import NonFiniteError, finite_checks_noted, settle_finite_checks
 from .accumulation import Batch, in_parts, of_one_batch
+from .non_finite import NonFiniteLossError, NonFinitePolicy
 from .precision import Precision
 from .processes import gather_from_all
 from .random_state import capture_random_state, restore_random_state, seed_random_state
@@ -33,19 +33,6 @@ __all__ = ["NonFiniteLossError", "Trainer"]
 
 HISTORY = 20  # values a scalar that the writers smooth over
 _logger = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(UserError):
-    """A loss is nan or infinite. Raised before the gradients of that step touch the weights, on every process.
-
-    Attributes:
-        name, value: of the loss, or of ``gradient_norm``.
-    """
-
-    def __init__(self, message: str, name: str = "", value: float = math.nan) -> None:
-        super().__init__(message)
-        self.name = name
-        self.value = value
 
 
 class Trainer(TrainerBase):
@@ -60,12 +47,13 @@ class Trainer(TrainerBase):
         precision: of a step; None: float32.
         parts: forward and backward passes that a batch is taken in.
         largest_norm: ``(limit, kind)``: the gradients of all parameters together are scaled down to this norm.
+        non_finite: what to do about a loss or gradient that is not finite; None: stop.
 
     Attributes:
         stop_signal: number of the signal after which all processes agree to stop when this iteration is done.
         ends_here: set by a hook for training to end, as at its last iteration, when this iteration is done.
         step_skipped: the weights did not change in this iteration: a loss was not finite or, in float16, a gradient.
-        on_non_finite: called with the batch and the error, on every process; raises it, or the step is skipped.
+        between_steps: everything is as the last finished iteration left it: the next batch is being fetched.
     """
 
     def __init__(
@@ -78,6 +66,7 @@ class Trainer(TrainerBase):
         precision: Precision | None = None,
         parts: int = 1,
         largest_norm: tuple[float, float] | None = None,
+        non_finite: NonFinitePolicy | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -90,7 +79,8 @@ class Trainer(TrainerBase):
         self.stop_signal: int | None = None
         self.ends_here = False
         self.step_skipped = False
-        self.on_non_finite: Callable[[Batch, NonFiniteLossError], None] = _stop
+        self.non_finite = non_finite or NonFinitePolicy()
+        self.between_steps = False
         self._stop_requested: int | None = None
         self._batches: Iterator[list[dict[str, Any]]] | None = None
         self._random_states: list[dict[str, Any]] = []
@@ -99,16 +89,10 @@ class Trainer(TrainerBase):
     def open_data(self, loader: Iterable[list[dict[str, Any]]]) -> None:
         """Start the loader and fetch its first batch: what is wrong with the data shows before training.
 
-        Whatever the loader draws to start its workers comes before the generators get the run's state. The
-        workers start with SIGINT blocked: Ctrl-C on a terminal reaches them too, and they must outlive the
-        step.
+        Whatever the loader draws to start its workers comes before the generators get the run's state.
         """
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            batches = iter(loader)
-            first = next(batches)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        batches = iter(loader)
+        first = next(batches)
         self._batches = _chain(first, batches)
 
     def request_stop(self, number: int) -> None:
@@ -135,10 +119,12 @@ class Trainer(TrainerBase):
             try:
                 self.before_train()
                 self._set_random_state()
+                self.between_steps = True
                 for self.iter in range(start_iter, max_iter):
                     self.before_step()
                     self.run_step()
                     self.after_step()
+                    self.between_steps = True
                     if self.ends_here:
                         self.max_iter = self.iter + 1
                         break
@@ -152,10 +138,13 @@ class Trainer(TrainerBase):
         batch = self._fetch()
         self.optimizer.zero_grad()
         try:
-            self._backward(batch)
-            self.step_skipped = not self._update()
-        except NonFiniteLossError as error:
-            self.on_non_finite(batch, error)
+            with self.non_finite.watch(self.model):
+                self._backward(batch)
+                if self.precision.scale is None:  # else the scale is to blame, and the step is skipped
+                    self.non_finite.check_gradients(self.model, batch, self.iter)
+                self.step_skipped = not self._update()
+        except (NonFiniteLossError, NonFiniteError) as error:
+            self.non_finite.handle(self.model, batch, self.iter, error)
             self.optimizer.zero_grad()
             self.step_skipped = True
         self.storage.put_scalar("lr", self.optimizer.param_groups[0]["lr"], smoothing_hint=False)
@@ -165,6 +154,7 @@ class Trainer(TrainerBase):
         assert self._batches is not None, "open_data() comes before train()"
         start = time.perf_counter()
         batch = next(self._batches)
+        self.between_steps = False
         self.storage.put_scalar("data_time", time.perf_counter() - start)
         return batch
 
@@ -225,12 +215,15 @@ class Trainer(TrainerBase):
         queued while the GPU still works on this backward. A stop signal of any process travels with them.
         """
         values = torch.stack([loss.detach().float() for loss in losses.values()])
+        if self.non_finite.skips and finite_checks_noted(self.model):
+            values = values * math.nan
         world = comm.get_world_size()
         if world > 1:
             flag = values.new_tensor([float(self._stop_requested is not None)])
             values = torch.cat([values / world, flag])
             dist.all_reduce(values)
         host = values.tolist()
+        self.non_finite.settle(self.model)  # the last step's gradients: by now the GPU is through with them
         if world > 1 and host.pop():
             self.stop_signal = self._stop_requested or signal.SIGTERM
         numbers = dict(zip(losses, host, strict=True))
@@ -258,7 +251,12 @@ class Trainer(TrainerBase):
         seed_random_state(self.seed + rank)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the loop besides the weights. Every process must call this."""
+        """What a checkpoint keeps of the loop besides the weights. Every process must call this.
+
+        Raises:
+            NonFiniteLossError: the last step had a bad gradient, so the weights must not be saved.
+        """
+        self.non_finite.settle(self.model)
         history = {name: buffer.values()[-HISTORY:] for name, buffer in self.storage.histories().items()}
         return {
             **super().state_dict(),
@@ -266,20 +264,19 @@ class Trainer(TrainerBase):
             "random_states": gather_from_all(capture_random_state()),
             "history": history,
             "precision": self.precision.state_dict(),
+            "non_finite": self.non_finite.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned; the random states come into force in :meth:`train`."""
         super().load_state_dict(state_dict)
-        self.seed = state_dict["seed"]
-        self._random_states = state_dict["random_states"]
-        self._history = state_dict["history"]
+        self.seed = state_dict.get("seed", self.seed)  # detectron2's own trainer keeps none of these
+        self._random_states = state_dict.get("random_states", [])
+        self._history = state_dict.get("history", {})
         if "precision" in state_dict:  # not in checkpoints of before it was an option
             self.precision.load_state_dict(state_dict["precision"])
-
-
-def _stop(_batch: Batch, error: NonFiniteLossError) -> None:
-    raise error
+        if "non_finite" in state_dict:
+            self.non_finite.load_state_dict(state_dict["non_finite"])
 
 
 def _chain(first: list[dict[str, Any]], rest: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:

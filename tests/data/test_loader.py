@@ -116,6 +116,7 @@ def test_custom_augmentation_in_training(small_cfg):
 @pytest.mark.parametrize("damage", ["truncate", "delete", "replace"])
 def test_unreadable_image_is_one_sentence_that_names_it(small_cfg, workers, damage):
     small_cfg.DATALOADER.NUM_WORKERS = workers
+    small_cfg.DATALOADER.BAD_IMAGE_LIMIT = 0
     victim = Path(DatasetCatalog.get(small_cfg.DATASETS.TRAIN[0])[4]["file_name"])
     if damage == "truncate":
         victim.write_bytes(victim.read_bytes()[:60])
@@ -134,6 +135,7 @@ def test_unreadable_image_is_one_sentence_that_names_it(small_cfg, workers, dama
 def test_image_of_another_size_than_annotated_is_named(small_cfg):
     records = DatasetCatalog.get(small_cfg.DATASETS.TRAIN[0])
     Path(records[3]["file_name"]).write_bytes(Path(records[1]["file_name"]).read_bytes())
+    small_cfg.DATALOADER.BAD_IMAGE_LIMIT = 0
     with pytest.raises(UserError, match="3.png: Mismatched image shape"):
         read_images(build_train_loader(small_cfg, seed=0))
 

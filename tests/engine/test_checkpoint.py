@@ -95,13 +95,15 @@ def test_damaged_zip(tmp_path):
     TrainingCheckpointer(model(), str(tmp_path)).save("a")
     whole = (tmp_path / "a.pth").read_bytes()
     (tmp_path / "a.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"the weights file .*a\.pth cannot be read: "):
+    with pytest.raises(UserError, match=r"can be used \(a\.pth: it has \d+ bytes, not \d+\); bring back"):
         TrainingCheckpointer(model(), str(tmp_path)).resume_or_load("")
+    with pytest.raises(UserError, match=r"the weights file .*a\.pth cannot be read: "):
+        TrainingCheckpointer(model(), str(tmp_path)).resume_or_load(str(tmp_path / "a.pth"), resume=False)
 
 
 def test_last_checkpoint_that_is_gone(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
-    with pytest.raises(UserError, match=r"last_checkpoint names .*model_0000004.pth, which does not exist"):
+    with pytest.raises(UserError, match=r"\(model_0000004.pth: it is not there\); bring back"):
         TrainingCheckpointer(model(), str(tmp_path)).resume_or_load("")
 
 
@@ -117,5 +119,6 @@ def test_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match="model_0000009.pth cannot be written: No space left on device"):
         checkpointer.save("model_0000009", iteration=9)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["last_checkpoint", "model_0000004.pth"]
+    names = ["last_checkpoint", "model_0000004.json", "model_0000004.pth"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
     assert TrainingCheckpointer(model(), str(tmp_path)).resume_or_load("")["iteration"] == 4
