@@ -21,13 +21,18 @@ _CLASSES_SHOWN = 60
 _COLOURS = {"error": "#c62828", "warning": "#b26a00", "note": "#4a6572"}
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 72em; padding: 0 1em; color: #222;
-       background: #fff }
+       background: #fff; overflow-wrap: anywhere }
 h1 { font-size: 1.5em } h2 { font-size: 1.2em; margin-top: 2em }
-table { border-collapse: collapse } td, th { padding: .15em .8em .15em 0; text-align: left }
-td.n { text-align: right; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; overflow-wrap: normal } td, th { padding: .15em .8em .15em 0; text-align: left }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 summary { cursor: pointer } ul { margin: .3em 0 .8em; max-height: 20em; overflow: auto }
 .tag { color: #fff; border-radius: 3px; padding: 0 .5em; font-size: .85em }
-img { max-width: 100%; height: auto } svg text { font: 12px system-ui, sans-serif; fill: #333 }
+.wide { overflow-x: auto } .wide > * { display: block; width: 100%; min-width: 44em; height: auto }
+.bars { display: grid; grid-template-columns: fit-content(40%) 1fr; gap: .25em .5em; max-width: 52em;
+        align-items: center; font-size: .9em }
+.bars > :nth-child(odd) { text-align: right } .bars > :nth-child(even) { display: flex; align-items: center }
+.bars i { height: 1em; flex: none } .bars span span { margin-left: .5em; white-space: nowrap }
+svg text { font: 12px system-ui, sans-serif; fill: #333 }
 """
 
 
@@ -115,13 +120,14 @@ def report_html(report: Report, pictures: bytes) -> str:
         for part, numbers in report_content(report)["parts"].items()
     )
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style></head><body>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>{_STYLE}</style></head><body>
 <h1>{title}</h1>
-<table><tr><th>part</th><th>images</th><th>boxes</th></tr>{parts}</table>
+<table><tr><th>part</th><th class=n>images</th><th class=n>boxes</th></tr>{parts}</table>
 <h2>Findings</h2>
 {"".join(map(_finding_html, report.findings)) or "<p>Nothing to remark.</p>"}
 <h2>Pictures</h2>
-<img alt="pictures with their boxes" src="data:image/jpeg;base64,{sheet}">
+<div class="wide"><img alt="pictures with their boxes" src="data:image/jpeg;base64,{sheet}"></div>
 <h2>Classes</h2>
 {_class_chart(report)}
 <h2>Sizes</h2>
@@ -152,21 +158,19 @@ def _class_chart(report: Report) -> str:
     shown = order[:_CLASSES_SHOWN]
     longest = max(1, int(totals.max(initial=0)))
     rows = []
-    for row, index in enumerate(shown):
-        y, red, green, blue = 20 * row, *class_colour(index)
-        train, val = (440 * int(report.boxes[part][index]) / longest for part in ("train", "val"))
-        colour = f"rgb({red * 3 // 4},{green * 3 // 4},{blue * 3 // 4})"
+    for index in shown:
+        # room for the counts behind the longest bar
+        train, val = (62 * int(report.boxes[part][index]) / longest for part in ("train", "val"))
+        colour = "rgb({},{},{})".format(*(value * 3 // 4 for value in class_colour(index)))
         counts = f"{report.boxes['train'][index]:,} + {report.boxes['val'][index]:,}"
         rows.append(
-            f'<text x="215" y="{y + 14}" text-anchor="end">{html.escape(report.classes[index][:32])}</text>'
-            f'<rect x="220" y="{y + 3}" width="{train:.1f}" height="14" fill="{colour}"/>'
-            f'<rect x="{220 + train:.1f}" y="{y + 3}" width="{val:.1f}" height="14" fill="{colour}" opacity="0.45"/>'
-            f'<text x="{226 + train + val:.1f}" y="{y + 14}">{counts}</text>'
+            f"<span>{html.escape(report.classes[index])}</span>"
+            f'<span><i style="width:{train:.2f}%;background:{colour}"></i>'
+            f'<i style="width:{val:.2f}%;background:{colour};opacity:.45"></i><span>{counts}</span></span>\n'
         )
     rest = len(order) - len(shown)
     more = f"<p>and {rest} classes with fewer boxes, in report.json</p>" if rest > 0 else ""
-    height = 20 * len(shown) + 4
-    return f'<p>Boxes for training + validation.</p><svg width="800" height="{height}">{"".join(rows)}</svg>{more}'
+    return f'<p>Boxes for training + validation.</p><div class="bars">\n{"".join(rows)}</div>{more}'
 
 
 def _size_chart(report: Report) -> str:
@@ -197,7 +201,8 @@ def _size_chart(report: Report) -> str:
         f'<text x="{x_of(tick):.1f}" y="{top + 176}" text-anchor="middle">{tick}</text>'
         for tick in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
     )
-    return f'<svg width="800" height="{top + 184}">{bands}{bars}{ticks}</svg>'
+    height = top + 184
+    return f'<div class="wide"><svg viewBox="0 0 800 {height}" style="max-width:800px">{bands}{bars}{ticks}</svg></div>'
 
 
 def _limit(value: float) -> str:
@@ -209,5 +214,5 @@ def _level_table(report: Report) -> str:
         f"<tr><td>{level}</td><td class=n>{low:g}</td><td class=n>{_limit(high)}</td><td class=n>{share:.1%}</td></tr>"
         for level, ((low, high), share) in enumerate(zip(report.sizes.ranges, report.sizes.shares, strict=True), 1)
     )
-    head = "<tr><th>level</th><th>from</th><th>to</th><th>share of the objects</th></tr>"
+    head = "<tr><th>level</th><th class=n>from</th><th class=n>to</th><th class=n>share of the objects</th></tr>"
     return f"<table>{head}{rows}</table>"

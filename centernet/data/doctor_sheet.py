@@ -17,7 +17,7 @@ __all__ = ["choose_records", "class_colour", "contact_sheet"]
 _CELL = (360, 270)  # pixels
 _COLUMNS = 4
 _MARGIN = 6
-_CAPTION = 18
+_CAPTION, _FONT = 20, 13
 
 
 def choose_records(records: Sequence[Record], classes: int, count: int) -> list[Record]:
@@ -61,30 +61,34 @@ def contact_sheet(records: Sequence[Record], classes: Sequence[str], *, count: i
 
 
 def _cell(record: Record, classes: Sequence[str]) -> "Picture":
-    from PIL import Image, ImageDraw, ImageOps
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     cell = Image.new("RGB", (_CELL[0], _CELL[1] + _CAPTION), (32, 32, 36))
     draw = ImageDraw.Draw(cell)
-    draw.text((2, _CELL[1] + 3), _shortened(record["name"], 56), fill=(220, 220, 220))
+    draw.font = ImageFont.load_default(_FONT)
+    draw.text((2, _CELL[1] + 3), _shortened(record["name"], 44), fill=(220, 220, 220))
     try:
         with Image.open(record["file_name"]) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGB")
     except Exception as error:  # Pillow's plugins raise whatever their format suggests
-        draw.text((8, 8), _shortened(str(error), 56), fill=(255, 96, 96))
+        draw.text((8, 8), _shortened(str(error), 44), fill=(255, 96, 96))
         return cell
     scale = min(_CELL[0] / image.width, _CELL[1] / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     left, top = (_CELL[0] - size[0]) // 2, (_CELL[1] - size[1]) // 2
     cell.paste(image.resize(size), (left, top))
+    boxes = []
     for entry in record["annotations"]:
         x0, y0, x1, y1 = (number * scale for number in entry["bbox"])
-        box = (left + x0, top + y0, left + max(x0, x1 - 1), top + max(y0, y1 - 1))
-        _draw_box(draw, box, classes[entry["category_id"]], class_colour(entry["category_id"]), bool(entry["iscrowd"]))
+        boxes.append((left + x0, top + y0, left + max(x0, x1 - 1), top + max(y0, y1 - 1)))
+        _draw_box(draw, boxes[-1], class_colour(entry["category_id"]), bool(entry["iscrowd"]))
+    for box, entry in zip(boxes, record["annotations"], strict=True):  # no label is crossed out
+        _draw_label(draw, box[:2], classes[entry["category_id"]])
     return cell
 
 
 def _draw_box(
-    draw: "ImageDraw", box: tuple[float, float, float, float], label: str, colour: tuple[int, int, int], crowd: bool
+    draw: "ImageDraw", box: tuple[float, float, float, float], colour: tuple[int, int, int], crowd: bool
 ) -> None:
     x0, y0, x1, y1 = box
     if crowd:
@@ -96,10 +100,15 @@ def _draw_box(
             draw.line([(x1, start), (x1, min(start + 4, y1))], fill=colour)
     else:
         draw.rectangle(box, outline=colour, width=2)
+
+
+def _draw_label(draw: "ImageDraw", corner: tuple[float, float], label: str) -> None:
+    """Above the box's upper left corner; inside the picture."""
     text = _shortened(label, 18)
-    corner = (x0 + 2, max(0.0, y0 - 12))
-    draw.rectangle(draw.textbbox(corner, text), fill=(0, 0, 0))
-    draw.text(corner, text, fill=(255, 255, 255))
+    width = draw.textlength(text) + 3
+    x, y = max(0.0, min(corner[0], _CELL[0] - width)), max(0.0, corner[1] - _FONT - 1)
+    draw.rectangle((x, y, x + width, y + _FONT + 1), fill=(0, 0, 0))
+    draw.text((x + 2, y), text, fill=(255, 255, 255))
 
 
 def _shortened(text: str, length: int) -> str:

@@ -271,6 +271,10 @@ def test_report_files(sick, base_cfg, tmp_path):
     assert not re.search(r"https?://|<script|url\(", text)
     assert "<b>dog" not in text
     assert "&lt;b&gt;dog &amp; co&lt;/b&gt;" in text
+    assert '<meta name="viewport"' in text  # or a phone shrinks it to nothing
+    bars = re.findall(r'width:([\d.]+)%;[^>]*></i><i style="width:([\d.]+)%', text)
+    assert len(bars) == len(report.classes)
+    assert max(float(train) + float(val) for train, val in bars) == pytest.approx(62, abs=0.02)
     for drawing in re.findall(r"<svg.*?</svg>", text, re.S):
         ElementTree.fromstring(drawing)
 

@@ -69,9 +69,8 @@ def analyse(inputs: ReportInputs, *, threshold: float | None = None) -> Analysis
     Raises:
         UserError: the results do not belong to the data.
     """
-    is_lvis = is_federated(inputs.truth)
-    case = make_case(inputs.truth, inputs.detections, max_dets=_LVIS_LIMIT if is_lvis else _COCO_LIMIT)
-    scorer = score_lvis_detections if is_lvis else score_detections
+    case = make_case(inputs.truth, inputs.detections, max_dets=_limit(inputs.truth))
+    scorer = score_lvis_detections if is_federated(inputs.truth) else score_detections
     scores: Scores = scorer(inputs.truth, inputs.detections, "bbox")
     matches = match(case)
     errors = classify(case, matches)
@@ -94,6 +93,10 @@ def analyse(inputs: ReportInputs, *, threshold: float | None = None) -> Analysis
         _calibration(inputs, case, matches.hit, matches.ignored),
         cost_of_images(case, errors),
     )
+
+
+def _limit(truth: dict[str, Any]) -> int:
+    return _LVIS_LIMIT if is_federated(truth) else _COCO_LIMIT
 
 
 def _calibration(inputs: ReportInputs, case: Case, hit: np.ndarray, ignored: np.ndarray) -> Calibration:
@@ -128,7 +131,7 @@ def _of_products(inputs: ReportInputs, case: Case) -> Reliability:
         stored.products.tolist(), strict=True,
     )  # fmt: skip
     detections = [{"image_id": i, "category_id": c, "bbox": b, "score": s} for i, c, b, s in rows]
-    by_product = make_case(inputs.truth, detections)
+    by_product = make_case(inputs.truth, detections, max_dets=_limit(inputs.truth))
     matches = match(by_product)
     found: Found = by_product.found
     return reliability(found.scores[~matches.ignored], matches.hit[~matches.ignored])

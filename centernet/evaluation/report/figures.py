@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "as_svg",
+    "axes_grid",
     "class_bars",
     "class_curves",
     "confusion_matrix",
     "error_costs",
     "precision_recall",
     "reliability_curves",
+    "styled",
     "training_curves",
 ]
 
@@ -74,10 +76,13 @@ def as_svg(figure: "Figure", label: str) -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'\s+xmlns(?::\w+)?="[^"]*"', "", text)
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    # letters stay readable on a narrow screen: below 0.7 of its size the figure scrolls
+    width = 96 * float(figure.get_figwidth())
+    size = f"max-width:{width:.0f}px;min-width:{0.7 * width:.0f}px"
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}" style="{size}"', 1)
 
 
-def _styled(draw: Callable[_P, "Figure"]) -> Callable[_P, "Figure"]:
+def styled(draw: Callable[_P, "Figure"]) -> Callable[_P, "Figure"]:
     """Draw with the page's style, and leave matplotlib's settings as they were."""
 
     @functools.wraps(draw)
@@ -90,7 +95,7 @@ def _styled(draw: Callable[_P, "Figure"]) -> Callable[_P, "Figure"]:
     return drawn
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
+def axes_grid(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
     """A figure (inches) with ``[rows, columns]`` axes."""
     from matplotlib.figure import Figure
 
@@ -108,14 +113,14 @@ def _unit_square(axes: "Axes", x: str, y: str) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=x, ylabel=y)
 
 
-@_styled
+@styled
 def precision_recall(precision: np.ndarray, ious: Sequence[float]) -> "Figure":
     """Mean over classes.
 
     Args:
         precision: ``[T, 101]`` in [0, 1] at recalls 0, 0.01, ..., one row an IoU threshold.
     """
-    figure, grid = _figure(7, 4.6)
+    figure, grid = axes_grid(7, 4.6)
     axes = grid[0, 0]
     recalls = np.linspace(0, 1, precision.shape[1])
     for row, iou, colour in zip(precision, ious, _shades(len(ious)), strict=True):
@@ -125,7 +130,7 @@ def precision_recall(precision: np.ndarray, ious: Sequence[float]) -> "Figure":
     return figure
 
 
-@_styled
+@styled
 def class_curves(precision: np.ndarray, names: Sequence[str], notes: Sequence[str]) -> "Figure":
     """Small multiples: one class each, at IoU 0.5 and 0.75.
 
@@ -133,9 +138,9 @@ def class_curves(precision: np.ndarray, names: Sequence[str], notes: Sequence[st
         precision: ``[2, 101, C]``.
         notes: one line a class, below its name.
     """
-    columns = 6
+    columns = min(6, max(2, len(names)))
     rows = max(1, -(-len(names) // columns))
-    figure, grid = _figure(11, 1.95 * rows + 0.35, rows, columns, sharex=True, sharey=True)
+    figure, grid = axes_grid(0.5 + 1.75 * columns, 1.95 * rows + 0.35, rows, columns, sharex=True, sharey=True)
     recalls = np.linspace(0, 1, precision.shape[1])
     for k, axes in enumerate(grid.flat):
         if k >= len(names):
@@ -154,7 +159,7 @@ def class_curves(precision: np.ndarray, names: Sequence[str], notes: Sequence[st
     return figure
 
 
-@_styled
+@styled
 def class_bars(
     values: np.ndarray, names: Sequence[str], frequencies: np.ndarray, unit: str, groups: Sequence[str] | None
 ) -> "Figure":
@@ -163,7 +168,7 @@ def class_bars(
     named = len(order) <= 90
     longest = max((len(_shortened(names[k], 20)) for k in order), default=1) if named else 1
     width = min(12.0, max(6.0, 1.5 + 0.42 * len(order)))
-    figure, grid = _figure(width, 4.9 + 0.05 * longest, 2, 1, sharex=True, height_ratios=(2, 1))
+    figure, grid = axes_grid(width, 4.9 + 0.05 * longest, 2, 1, sharex=True, height_ratios=(2, 1))
     colours = [COLOURS[groups[k]] if groups else BLUE for k in order]
     place = np.arange(len(order))
     thickness = 0.8 if named else 1.0
@@ -202,10 +207,10 @@ def _legend_of_groups(figure: "Figure", groups: Sequence[str]) -> None:
     figure.legend(handles=[Patch(color=COLOURS[g], label=g) for g in groups], loc="outside upper right", ncols=3)
 
 
-@_styled
+@styled
 def error_costs(costs: dict[str, float], counts: dict[str, int]) -> "Figure":
     """Points of AP50 that each kind of error costs, with its count."""
-    figure, grid = _figure(7.5, 3.1)
+    figure, grid = axes_grid(7.5, 3.1)
     axes = grid[0, 0]
     kinds = list(counts)[::-1]
     values = [costs[kind] for kind in kinds]
@@ -219,14 +224,14 @@ def error_costs(costs: dict[str, float], counts: dict[str, int]) -> "Figure":
     return figure
 
 
-@_styled
+@styled
 def confusion_matrix(matrix: Confusion, names: Sequence[str], chosen: Sequence[int]) -> "Figure":
     """Rows in percent of the true class, with counts; the classes ``chosen``, background and missed."""
     rows = [*chosen, len(matrix.counts) - 1]
     counts = matrix.counts[np.ix_(rows, rows)]
     share = counts / np.maximum(matrix.counts[rows].sum(axis=1, keepdims=True), 1)
     side = 2.2 + 0.46 * len(rows)
-    figure, grid = _figure(side + 1, side)
+    figure, grid = axes_grid(side + 1, side)
     axes = grid[0, 0]
     share[-1] = counts[-1] / max(1, counts[-1].max())  # of the background no share is known
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -245,14 +250,14 @@ def confusion_matrix(matrix: Confusion, names: Sequence[str], chosen: Sequence[i
     return figure
 
 
-@_styled
+@styled
 def reliability_curves(panels: Sequence[tuple[str, str, Sequence[tuple[str, Reliability]]]]) -> "Figure":
     """Panels side by side: what happened against what was stated, and below how many entries each bin has.
 
     Args:
         panels: ``(title, label of the x axis, [(name, reliability), ...])``, at most three curves each.
     """
-    figure, grid = _figure(5.4 * len(panels), 6.6, 2, len(panels), sharex=True, height_ratios=(3, 1.15))
+    figure, grid = axes_grid(5.4 * len(panels), 6.6, 2, len(panels), sharex=True, height_ratios=(3, 1.15))
     for column, (title, x, curves) in enumerate(panels):
         top, bottom = grid[0, column], grid[1, column]
         top.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfect")
@@ -277,14 +282,14 @@ def reliability_curves(panels: Sequence[tuple[str, str, Sequence[tuple[str, Reli
     return figure
 
 
-@_styled
+@styled
 def training_curves(rows: Sequence[dict[str, Any]]) -> "Figure":
     """Losses, learning rate and, if it was measured more than once, AP, over iterations."""
     losses = sorted({key for row in rows for key in row if key.startswith("loss")})
     scores = sorted({key for row in rows for key in row if key.endswith("bbox/AP")})
     repeated = [key for key in scores if sum(key in row for row in rows) > 1]
     panels = ["losses", "rate", *(["AP"] if repeated else [])]
-    figure, grid = _figure(10, 1.0 + 2.2 * len(panels) + 1.2, len(panels), 1, sharex=True,
+    figure, grid = axes_grid(10, 1.0 + 2.2 * len(panels) + 1.2, len(panels), 1, sharex=True,
                            height_ratios=[2, *[1] * (len(panels) - 1)])  # fmt: skip
     top = grid[0, 0]
     colours = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY)

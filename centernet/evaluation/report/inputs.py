@@ -1,7 +1,6 @@
 """What a report is made from: the files of a run folder and the data set. What is missing is said, not fatal, where the
 page can do without."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +15,10 @@ from ...errors import UserError
 from ..build import output_folder
 from ..proposals import PROPOSALS_FILE, StoredProposals, read_proposals
 from ..result_file import read_ground_truth, read_results
+from .curves import metric_rows
+from .matching import is_federated
 
-__all__ = ["Frequencies", "ReportInputs", "class_frequencies", "read_inputs"]
+__all__ = ["Frequencies", "ReportInputs", "class_frequencies", "read_inputs", "short_name"]
 
 _RESULTS = ("coco_instances_results.json", "lvis_instances_results.json")
 
@@ -58,6 +59,7 @@ def read_inputs(folder: Path, data: str = "", results: str = "") -> ReportInputs
         notes.append(f"No config.yaml in {folder}: the summary of the config is left out (train_net.py writes one).")
     name, results_file = _data_and_results(folder, cfg, data, results)
     truth = read_ground_truth(_annotation_file(name))
+    notes += _notes_on_rules(name, is_federated(truth))
     detections, left_out = read_results(results_file, truth)
     if not all("bbox" in detection for detection in detections):
         raise UserError(f"{results_file} has detections without boxes, and the report is about boxes: give it 'bbox'")
@@ -68,7 +70,7 @@ def read_inputs(folder: Path, data: str = "", results: str = "") -> ReportInputs
             f"No {PROPOSALS_FILE} beside the results: the calibration of the first stage is left out. Evaluate a "
             "two-stage model with TEST.SAVE_PROPOSALS True (train_net.py CONFIG --eval-only ...) to get it."
         )
-    metrics = _metrics(folder / "metrics.json")
+    metrics = metric_rows(folder / "metrics.json")
     if not metrics:
         notes.append(f"No metrics.json with rows in {folder}, which a training writes: its curves are left out.")
     return ReportInputs(
@@ -83,6 +85,27 @@ def read_inputs(folder: Path, data: str = "", results: str = "") -> ReportInputs
         metrics,
         [*notes, *left_out],
     )
+
+
+def _notes_on_rules(dataset: str, federated: bool) -> list[str]:
+    """Where the page and the evaluation of a run follow different rules."""
+    asked = MetadataCatalog.get(dataset).get("evaluator_type")
+    if federated and asked == "coco":
+        return [
+            "The annotations are LVIS's, but under this name they are COCO data: an evaluation by train_net.py, its "
+            "log and metrics.json follow COCO's rules, this page LVIS's, so their AP differs."
+        ]
+    if not federated and asked == "lvis":
+        return [
+            "The annotation file does not say which classes were looked for in each picture (neg_category_ids), so "
+            "this page follows COCO's rules and not LVIS's."
+        ]
+    return []
+
+
+def short_name(dataset: str) -> str:
+    """A data set's name; of ``coco_json:JSON:IMAGE_ROOT`` the JSON file's."""
+    return Path(dataset.split(":")[-2]).name if dataset.startswith("coco_json:") else dataset
 
 
 def _annotation_file(dataset: str) -> str:
@@ -126,18 +149,6 @@ def _dataset_name(data: str) -> str:
     return f"coco_json:{data}"
 
 
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:  # a row that a kill cut off
-            continue
-        if isinstance(row, dict) and "iteration" in row:
-            rows.append(row)
-    return rows
-
-
 class Frequencies(NamedTuple):
     """``counts`` int64 ``[C]``; ``unit``: what they count, and where; ``groups``: 'rare', 'common' or 'frequent' of
     each class (LVIS), or None."""
@@ -150,10 +161,13 @@ class Frequencies(NamedTuple):
 def class_frequencies(inputs: ReportInputs) -> Frequencies:
     """How often each class occurs in training; in the judged data themselves if the training data are not there."""
     categories = sorted(inputs.truth["categories"], key=lambda category: category["id"])
-    if categories and all("image_count" in category for category in categories):  # LVIS: of the training split
+    if categories and all("image_count" in category for category in categories):  # LVIS
         counts = np.array([category["image_count"] for category in categories], np.int64)
         groups = ["rare" if n <= 10 else "common" if n <= 100 else "frequent" for n in counts.tolist()]
-        return Frequencies(counts, "training images", groups)
+        named = {"r": "rare", "c": "common", "f": "frequent"}
+        if all(category.get("frequency") in named for category in categories):  # the groups that are scored
+            groups = [named[category["frequency"]] for category in categories]
+        return Frequencies(counts, "images (as the annotation file counts them)", groups)
     names = Counter[str]()
     for dataset in inputs.cfg.DATASETS.TRAIN if inputs.cfg else ():
         names.update(_boxes_by_name(dataset))

@@ -12,7 +12,7 @@ from . import figures
 from .analysis import Analysis, analyse
 from .calibration import Reliability
 from .error_kinds import KINDS
-from .inputs import ReportInputs
+from .inputs import ReportInputs, short_name
 from .matching import is_federated
 from .pictures import WorstPicture, draw_errors
 from .wording import (
@@ -35,16 +35,21 @@ _CONFUSED_CLASSES = 24
 _STYLE = """
 :root { color: #1d1d1f; background: #fff; font: 16px/1.5 system-ui, sans-serif }
 body { max-width: 70rem; margin: 0 auto; padding: 1.5rem }
-h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.8rem; border-bottom: 1px solid #ccc }
-nav a { margin-right: 1.1rem; white-space: nowrap } a { color: #0072B2 }
+h1 { font-size: 1.7rem; margin-bottom: .2rem; overflow-wrap: anywhere }
+h2 { margin-top: 2.8rem; border-bottom: 1px solid #ccc }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem } a { color: #0072B2 }
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 }
 .tile { border: 1px solid #ccc; border-radius: .5rem; padding: .5rem 1rem }
 .tile b { display: block; font-size: 1.5rem }
-.note { background: #fff6df; border-left: 4px solid #E69F00; padding: .4rem 1rem; margin: .4rem 0 }
+.note { background: #fff6df; border-left: 4px solid #E69F00; padding: .4rem 1rem; margin: .4rem 0;
+        overflow-wrap: anywhere }
 .table { overflow-x: auto } table { border-collapse: collapse; margin: .8rem 0 }
 th, td { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee }
-.number { text-align: right; font-variant-numeric: tabular-nums } svg, img { max-width: 100%; height: auto }
-figure { margin: 1.2rem 0 } figcaption { color: #444; max-width: 55rem } p { max-width: 55rem }
+.table td:first-child { white-space: nowrap } .swatch.first { margin-left: 0 }
+.number { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100%; height: auto }
+.wrap { overflow-wrap: anywhere } .plot { overflow-x: auto } .plot svg { display: block; width: 100%; height: auto }
+.plot img { min-width: 36rem }
+figure { margin: 1.2rem 0 } figcaption { color: #444; max-width: 55rem; overflow-wrap: anywhere } p { max-width: 55rem }
 .swatch { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .8em; border: 1px solid #333 }
 pre { overflow: auto; max-height: 30rem; background: #f5f5f5; padding: 1rem; font-size: .8rem }
 """
@@ -86,15 +91,15 @@ def report_page(inputs: ReportInputs, analysis: Analysis, worst: Sequence[WorstP
         ("Training", _training(inputs)),
         ("Config", _config(inputs)),
     ]
-    title = html.escape(f"{inputs.folder.resolve().name} on {inputs.dataset}")
+    title = html.escape(f"{inputs.folder.resolve().name} on {short_name(inputs.dataset)}")
     menu = "".join(f'<a href="#{name.replace(" ", "-")}">{name}</a>' for name, _ in sections)
     body = "".join(f'<h2 id="{name.replace(" ", "-")}">{name}</h2>\n{"".join(parts)}\n' for name, parts in sections)
     notes = "".join(f'<p class="note">{html.escape(sentence)}</p>' for sentence in inputs.notes)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width"><title>{title}</title><style>{_STYLE}</style></head><body>\n'
-        f"<h1>{title}</h1>\n<p>{_summary(inputs, analysis)}</p>\n<nav>{menu}</nav>\n{_tiles(analysis)}{notes}\n"
-        f"{body}</body></html>\n"
+        f'<h1>{title}</h1>\n<p class="wrap">{_summary(inputs, analysis)}</p>\n<nav>{menu}</nav>\n'
+        f"{_tiles(analysis)}{notes}\n{body}</body></html>\n"
     )
 
 
@@ -102,7 +107,8 @@ def _summary(inputs: ReportInputs, analysis: Analysis) -> str:
     case = analysis.case
     return (
         f"{len(case.images):,} images, {int(case.counts.sum()):,} objects of {len(case.categories):,} classes, "
-        f"{len(case.found.scores):,} detections ({html.escape(inputs.results_file.name)})."
+        f"{len(case.found.scores):,} detections ({html.escape(inputs.results_file.name)})"
+        + (f"; {html.escape(inputs.dataset)}" if short_name(inputs.dataset) != inputs.dataset else ".")
     )
 
 
@@ -135,7 +141,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 1)
 
 def _figure(figure: "Figure", label: str, caption: str = "") -> str:
     under = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f"<figure>{figures.as_svg(figure, label)}{under}</figure>\n"
+    return f'<figure><div class="plot">{figures.as_svg(figure, label)}</div>{under}</figure>\n'
 
 
 def _average_precision(analysis: Analysis) -> Iterator[str]:
@@ -144,8 +150,7 @@ def _average_precision(analysis: Analysis) -> Iterator[str]:
         meaning = METRIC_MEANINGS.get(name) or METRIC_MEANINGS.get(name[:3], "")
         rows.append((name, meaning, _percent(value)))
     yield _table(("", "meaning", "%"), rows)
-    if is_federated({"images": analysis.case.images}):
-        yield f"<p>{EXPLANATIONS['lvis']}</p>"
+    yield f"<p>{EXPLANATIONS['lvis' if is_federated({'images': analysis.case.images}) else 'coco']}</p>"
 
 
 def _errors(analysis: Analysis) -> Iterator[str]:
@@ -153,16 +158,17 @@ def _errors(analysis: Analysis) -> Iterator[str]:
     yield f"<p>{EXPLANATIONS['errors']}</p>"
     yield _figure(figures.error_costs(costs, counts), "points of AP50 that each kind of error costs")
     rows = [
-        (_swatch(figures.COLOURS[kind]) + kind, KIND_MEANINGS[kind], f"{counts[kind]:,}", f"{costs[kind]:.2f}")
+        (f"{swatch}{kind}", KIND_MEANINGS[kind], f"{counts[kind]:,}", f"{costs[kind]:.2f}")
         for kind in KINDS
+        if (swatch := _swatch(figures.COLOURS[kind], "swatch first"))
     ]
     for name in ("all false positives", "all unfound objects"):
         rows.append((name, KIND_MEANINGS[name], "", f"{costs[name]:.2f}"))
     yield _table(("error", "meaning", "count", "points of AP50"), rows, 2)
 
 
-def _swatch(colour: str) -> str:
-    return f'<span class="swatch" style="background:{colour}"></span>'
+def _swatch(colour: str, kind: str = "swatch") -> str:
+    return f'<span class="{kind}" style="background:{colour}"></span>'
 
 
 def _calibration(inputs: ReportInputs, analysis: Analysis) -> Iterator[str]:
@@ -189,6 +195,8 @@ def _calibration(inputs: ReportInputs, analysis: Analysis) -> Iterator[str]:
     yield f"<p>{score_words(inputs.cfg)} {product_words(inputs.cfg, inputs.proposals)}</p>"
     if found.objectness is not None:
         yield f"<p>{EXPLANATIONS['objectness']}</p>"
+        if is_federated({"images": analysis.case.images}):
+            yield f"<p>{EXPLANATIONS['objectness lvis']}</p>"
     yield from _bins(rows)
 
 
@@ -276,7 +284,8 @@ def _pictures(analysis: Analysis, worst: Sequence[WorstPicture]) -> Iterator[str
         remarks = html.escape("; ".join(picture.remarks) or "errors with smaller scores only")
         name = html.escape(picture.name)
         if picture.jpeg:
-            yield f'<figure><img alt="{name}" src="data:image/jpeg;base64,{picture.jpeg}">'
+            source = f"data:image/jpeg;base64,{picture.jpeg}"
+            yield f'<figure><div class="plot"><img alt="{name}" src="{source}"></div>'
         else:
             yield '<figure><p class="note">The image file cannot be read.</p>'
         yield f"<figcaption><b>{name}</b>, {picture.cost:.3f} points of AP50. {remarks}</figcaption></figure>\n"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WorstPicture", "draw_errors"]
 
+_REMARKS = 12
 _SIDE = 460  # pixels, the longer side of one half
 _HIT_COLOUR, _OBJECT_COLOUR, _UNFOUND_COLOUR = "#FFFFFF", YELLOW, COLOURS["missed"]
 
@@ -48,6 +49,8 @@ def draw_errors(
     labels = _object_labels(case, errors, image, objects, threshold)
     remarks = [_remark(case, errors, k) for k in found[errors.kinds[found] >= 0].tolist()]
     remarks += [f"not found: {text}" for text, colour in labels if colour == _UNFOUND_COLOUR]
+    if len(remarks) > _REMARKS:
+        remarks[_REMARKS - 1 :] = [f"and {len(remarks) - _REMARKS + 1} more"]
     jpeg = _draw(case, errors, (objects, labels), found, image_root / name)
     return WorstPicture(name, cost, jpeg, remarks)
 
@@ -127,7 +130,15 @@ def _boxes(picture: "Picture", boxes: np.ndarray, labels: list[tuple[str, str]])
         x = min(max(0.0, x0), max(0.0, picture.width - width))
         y = y0 - height if y0 >= height else min(max(0.0, y1), picture.height - height)
         pen.rectangle((x, y, x + width, y + height), fill=colour)
-        pen.text((x + 2, y), text, fill="black", font=font)
+        pen.text((x + 2, y), text, fill=_readable_on(colour), font=font)
+
+
+def _readable_on(colour: str) -> str:
+    """Black or white, whichever has more contrast (WCAG 2.1, relative luminance)."""
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def _jpeg(picture: "Picture") -> str:

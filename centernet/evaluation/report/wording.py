@@ -43,7 +43,9 @@ KIND_MEANINGS = {
 }
 
 EXPLANATIONS = {
-    "lvis": "LVIS's rules: classes that nobody looked for in a picture are not judged there.",
+    "coco": "COCO's rules: every detection is judged; at most 100 of an image and class count.",
+    "lvis": "LVIS's rules, here and in all that follows: classes that nobody looked for in a picture are not judged "
+    "there; at most 300 detections of an image count.",
     "errors": "Kinds of errors in the sense of TIDE (Bolya et al., arXiv 2008.08115). What a kind costs is the AP50 "
     "that would be gained if it were mended and nothing else; kinds hide each other, so the costs do not add up. All "
     "detections count, whatever their score: many errors of low score cost little.",
@@ -56,6 +58,8 @@ EXPLANATIONS = {
     "objectness": "A proposal has two fair readings: it overlaps an object (IoU 0.5 or more; many proposals may "
     "overlap the same one), or it is the best scored of its object. P(object) is trained for centres, of which an "
     "object has one, so the second reading is what it states.",
+    "objectness lvis": "LVIS names only some of the objects in a picture, and a proposal has no class that could "
+    "excuse it: one on an object without annotation counts as wrong, so the first stage is better than its curves.",
     "confusion": "What was taken for what: detections that found an object of their own class are on the diagonal, the "
     "others may take one that is left, of any class (IoU 0.5 or more).",
     "confusion colours": "Numbers are counts; the shade is the share of the row's true class (in the last row, "

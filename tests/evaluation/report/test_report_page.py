@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from hand_made import as_coco
 from PIL import Image
 from random_coco import random_detections
@@ -15,11 +16,12 @@ from random_coco import random_detections
 from centernet.config_file import load_config
 from centernet.errors import UserError
 from centernet.evaluation.proposals import StoredProposals
+from centernet.evaluation.report import inputs as report_inputs
 from centernet.evaluation.report import read_inputs, write_report
 from centernet.evaluation.report.analysis import analyse
 from centernet.evaluation.report.inputs import class_frequencies
 from centernet.evaluation.report.page import report_page
-from centernet.evaluation.report.pictures import draw_errors
+from centernet.evaluation.report.pictures import _readable_on, draw_errors
 
 HEADINGS = ["Average precision", "Errors", "Calibration", "Classes", "Precision and recall", "Confusion",
             "Worst pictures", "Training", "Config"]  # fmt: skip
@@ -159,8 +161,38 @@ def test_lvis_by_frequency(run, tmp_path):
     assert class_frequencies(inputs).groups == ["rare", "common", "frequent"]
     analysis, page = written(inputs, tmp_path / "page.html")
     assert analysis.costs["AP"] == pytest.approx(100)
-    for words in ("LVIS's rules", "APr", "No picture has an error"):
+    for words in ("LVIS's rules, here and in all that follows", "APr", "No picture has an error"):
         assert words in page
+    assert "COCO's rules" not in page
+
+
+def test_the_groups_that_are_scored_are_those_that_are_drawn(run):
+    inputs = lvis_inputs(run)
+    for category in inputs.truth["categories"]:
+        category["image_count"] = 1  # a file may count its own images only
+    assert class_frequencies(inputs).groups == ["rare", "common", "frequent"]
+    for category in inputs.truth["categories"]:
+        del category["frequency"]
+    assert class_frequencies(inputs).groups == ["rare"] * 3
+
+
+def test_where_the_page_and_the_run_follow_different_rules(run, tmp_path, monkeypatch):
+    folder, name, truth = run
+    results = str(folder / "results.json")
+    assert "COCO's rules: every detection is judged" in written(read_inputs(folder, name, results), tmp_path / "a")[1]
+    monkeypatch.setattr(report_inputs, "read_ground_truth", lambda path: truth)
+    metadata = vars(MetadataCatalog.get(name))
+    monkeypatch.setitem(metadata, "evaluator_type", "lvis")
+    assert "page follows COCO's rules and not LVIS's." in read_inputs(folder, name, results).notes[1]
+    monkeypatch.setitem(metadata, "evaluator_type", "coco")
+    truth["images"][-1]["neg_category_ids"] = []
+    assert "follow COCO's rules, this page LVIS's" in read_inputs(folder, name, results).notes[1]
+
+
+def test_labels_have_contrast():
+    assert [_readable_on(colour) for colour in ("#FFFFFF", "#0072B2", "#F0E442", "#000000")] == [
+        "black", "white", "black", "white",
+    ]  # fmt: skip
 
 
 def test_nothing_found_is_a_page_too(run, tmp_path):
