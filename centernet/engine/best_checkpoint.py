@@ -164,7 +164,7 @@ def check_best_metric(cfg: CfgNode) -> None:
 
 
 def _check_name(cfg: CfgNode, metric: str) -> None:
-    averaged = "EMA" in cfg.SOLVER and cfg.SOLVER.EMA.ENABLED
+    averaged = cfg.SOLVER.EMA.ENABLED
     name = metric.removeprefix(_EMA) if averaged else metric
     names = metric_names(cfg)
     losses = [f"{PREFIX}total_loss"] if cfg.TEST.VALIDATION_LOSS else []

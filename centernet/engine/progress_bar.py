@@ -1,13 +1,11 @@
 """A training's progress bar: where it is, how fast, what it learns, and what it takes."""
 
-import resource
-import sys
 from contextlib import ExitStack
 
-import torch
 from detectron2.engine import HookBase
 
 from ..progress import Bar, progress
+from .memory import peak_memory
 
 __all__ = ["ProgressBar"]
 
@@ -34,16 +32,8 @@ class ProgressBar(HookBase):
             rate = f"{known['time'].median(_WINDOW):.3g} s/it"
             left = known["time"].median(1000) * (self.trainer.max_iter - self.trainer.iter - 1)
         notes = [f"loss {known['total_loss'].median(_WINDOW):.3f}", f"lr {known['lr'].latest():.3g}"]
-        notes += [f"data {known['data_time'].avg(_WINDOW):.3f} s", f"memory {_memory() / 1e9:.2f} GB"]
+        notes += [f"data {known['data_time'].avg(_WINDOW):.3f} s", f"memory {peak_memory() / 1e9:.2f} GB"]
         self._bar.advance(rate=rate, left=left, note="  ".join(notes))
 
     def after_train(self) -> None:
         self._open.close()
-
-
-def _memory() -> float:
-    """Bytes at the peak: of the GPU if one is in use, else of this process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

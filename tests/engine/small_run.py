@@ -94,7 +94,7 @@ def write_config(folder: Path, *, base: str = "CenterNet2_R50_1x", workers: int 
 
 
 def metric_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.json, without what depends on the clock."""
+    """Rows of metrics.json, without what depends on the clock and the machine."""
     rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    clock = ("time", "data_time", "eta_seconds")
+    clock = ("time", "data_time", "eta_seconds", "memory_gb")
     return [{key: value for key, value in row.items() if key not in clock} for row in rows]
