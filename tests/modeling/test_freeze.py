@@ -36,7 +36,8 @@ def test_only_norms_of_which_everything_is_constant_are_converted():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
     assert freeze(model, [r"1\.", r"3\.bias"]) == 3
     assert isinstance(model[1], FrozenBatchNorm2d)
-    assert isinstance(model[3], nn.BatchNorm2d) and model[3].weight.requires_grad
+    assert isinstance(model[3], nn.BatchNorm2d)
+    assert model[3].weight.requires_grad
 
 
 def test_norms_of_timm_keep_their_activation():
@@ -48,7 +49,7 @@ def test_norms_of_timm_keep_their_activation():
     freeze(model, ["1"])
     model.train()
     assert torch.allclose(model(x), expected, atol=1e-6)
-    assert (model(x) == 0).any() and "1.running_mean" not in dict(model.named_parameters())
+    assert (model(x) == 0).any()
 
 
 @pytest.mark.parametrize(
