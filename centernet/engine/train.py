@@ -18,6 +18,7 @@ from .. import data, evaluation
 from ..config_file import check_weights
 from ..errors import UserError, writing
 from ..modeling.build import build_detector
+from ..modeling.compiled import one_sentence
 from ..weights import Fit, follow_weights
 from .best_checkpoint import check_best_metric
 from .checkpoint import TrainingCheckpointer
@@ -130,8 +131,9 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         start_iter, max_iter = _load(cfg, checkpointer, resume=resume)
         max_iter = observers.end(start_iter, max_iter)
         if start_iter < max_iter:
-            source = {"start_iteration": start_iter, "seed": trainer.seed, "bad_images": bad_images}
-            trainer.open_data(data.build_train_loader(cfg, **source))
+            trainer.open_data(
+                data.build_train_loader(cfg, start_iteration=start_iter, seed=trainer.seed, bad_images=bad_images)
+            )
         if comm.is_main_process():
             prepare_run_folder(folder, cfg, resume=resume, start_iter=start_iter, seed=trainer.seed)
             checkpointer.begin_run(resume=resume)
@@ -142,7 +144,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         with recorded_run(folder, cfg, first=start_iter, end=max_iter, seed=trainer.seed) as record:
             writers = build_writers(cfg, folder, start_iter, max_iter) if comm.is_main_process() else []
             trainer.register_hooks(observers.hooks(writers, bar=bar))
-            with saved_where_it_is(trainer, checkpointer):
+            with saved_where_it_is(trainer, checkpointer), one_sentence():
                 trainer.train(start_iter, max_iter)
             observers.report(record)
         if compiled is not None:

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 
-__all__ = ["CompiledOnCanvases", "check_canvases", "check_compiler", "configured_canvases"]
+__all__ = ["CompiledOnCanvases", "check_canvases", "check_compiler", "configured_canvases", "one_sentence"]
 
 _MOST = 8  # graphs that torch.compile keeps of a function before it gives up
 _logger = logging.getLogger(__name__)
@@ -97,14 +98,7 @@ class _Both:
         self._compiled = torch.compile(module.forward, dynamic=False)
 
     def __call__(self, *args: Any) -> Any:
-        try:
-            return self._compiled(*args)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise UserError(
-                f"MODEL.COMPILE.ENABLED: PyTorch cannot compile {type(self.module).__name__} ({reason}); set it to "
-                "False"
-            ) from error
+        return self._compiled(*args)
 
 
 def _padded(x: Tensor, canvas: Canvas) -> Tensor:
@@ -141,6 +135,19 @@ def check_canvases(cfg: CfgNode) -> None:
 
 def _is_canvas(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(type(v) is int and v > 0 for v in value)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Around training: what PyTorch cannot compile, forward or backward, is a :class:`UserError`."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            f"MODEL.COMPILE.ENABLED: PyTorch cannot compile this model ({reason}); set it to False, or, if an earlier "
+            "run was killed while it compiled, give TORCHINDUCTOR_CACHE_DIR an empty folder"
+        ) from error
 
 
 def check_compiler(device: torch.device | str) -> None:

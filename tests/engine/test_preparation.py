@@ -104,8 +104,9 @@ def test_defaults_change_nothing(small):
 
 
 @pytest.mark.slow
-def test_compiled_run(plain, tmp_path):
+def test_compiled_run(plain, tmp_path, monkeypatch):
     """Canvases that hold some batches and not others; the checkpoint has the plain names."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     opts = ["MODEL.COMPILE.ENABLED", "True", "MODEL.COMPILE.CANVASES", "[[40, 56]]"]
     rows, state, log = trained(tmp_path, *opts)
     assert state.keys() == plain[1].keys()
