@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
@@ -60,6 +61,15 @@ class Precision:
                 f"(MODEL.DEVICE {cfg.MODEL.DEVICE}); use bfloat16 or set SOLVER.AMP.ENABLED False"
             )
         return cls(device, _DTYPES[name])
+
+    def prepare(self, model: nn.Module) -> None:
+        """Work round oneDNN, which leaves weight gradients of bfloat16 convolutions with stride 2 uninitialised where
+        their input is one cell wide (as in p7 of an image of 64 pixels): such input gets a column of its zero padding.
+        """
+        if self._device == "cpu" and self.dtype == torch.bfloat16:
+            for module in model.modules():
+                if isinstance(module, nn.Conv2d) and _keeps_size(module) and module.stride[1] == 2:
+                    module.register_forward_pre_hook(_widened)
 
     @property
     def scale(self) -> float | None:
@@ -115,6 +125,16 @@ class Precision:
         self.skipped, self._in_a_row = state["skipped"], state["in_a_row"]
         if self._scaler is not None and state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
+
+
+def _keeps_size(layer: nn.Conv2d) -> bool:
+    """Whether its zero padding is half its kernel, so that one column more of it makes no other output."""
+    padding = layer.padding[1] if layer.padding_mode == "zeros" and not isinstance(layer.padding, str) else 0
+    return padding > 0 and 2 * int(padding) == layer.dilation[1] * (layer.kernel_size[1] - 1)
+
+
+def _widened(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (F.pad(inputs[0], (0, 1)), *inputs[1:]) if inputs[0].shape[-1] == 1 else inputs
 
 
 def _best_of(device: torch.device) -> str:

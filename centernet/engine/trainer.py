@@ -74,6 +74,7 @@ class Trainer(TrainerBase):
         self.scheduler = scheduler
         self.seed = seed
         self.precision = precision or Precision()
+        self.precision.prepare(model)
         self.parts = parts
         self.largest_norm = largest_norm
         self.stop_signal: int | None = None

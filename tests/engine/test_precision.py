@@ -184,6 +184,36 @@ def test_refuses_what_is_unknown_and_what_the_device_cannot(monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("kernel", [3, 7])
+@pytest.mark.parametrize("height", [1, 4])
+def test_gradients_of_maps_one_cell_wide(kernel, height):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, kernel, stride=2, padding=kernel // 2)
+    images = torch.randn(2, 8, height, 1)
+    expected = layer(images)
+    expected.pow(2).sum().backward()
+    exact, layer.weight.grad = layer.weight.grad, None
+    precision = Precision("cpu", BFLOAT16)
+    precision.prepare(layer)
+    junk = [torch.full((8, 8, kernel, kernel), 1e6).to(BFLOAT16) for _ in range(8)]
+    del junk  # what a gradient that is not initialised would show
+    with precision.autocast():
+        out = layer(images)
+    assert torch.allclose(out.float(), expected, atol=0.05)
+    out.float().pow(2).sum().backward()
+    assert torch.allclose(layer.weight.grad, exact, atol=0.2)
+
+
+def test_float32_is_left_alone():
+    model = Convolution()
+    for dtype in (None, FLOAT16):
+        Precision("cpu", dtype).prepare(model)
+    assert not model.layer._forward_pre_hooks
+    unpadded = nn.Conv2d(4, 4, 3, stride=2)
+    Precision("cpu", BFLOAT16).prepare(unpadded)
+    assert not unpadded._forward_pre_hooks
+
+
 def test_evaluation_inside_training_is_float32():
     trainer = make(BFLOAT16)
     seen = []
