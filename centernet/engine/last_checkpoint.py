@@ -74,7 +74,7 @@ def numbered_checkpoints(folder: Path) -> list[Path]:
 
 def _first_whole(folder: Path) -> Path | None:
     candidates = _candidates(folder)
-    damaged = []
+    damaged: list[str] = []
     for file in candidates:
         reason = damage(file)
         if not reason:

@@ -72,11 +72,10 @@ def read_manifest(checkpoint: Path) -> Manifest | None:
     """The manifest of a checkpoint, None if there is none that can be read."""
     try:
         content = json.loads(manifest_of(checkpoint).read_bytes())
-        numbers = {key: int(content[key]) for key in ("iteration", "size")}
-        texts = {key: str(content[key]) for key in ("sha256", "run", "config_sha256")}
+        sha256, run, config_sha256 = (str(content[key]) for key in ("sha256", "run", "config_sha256"))
+        return Manifest(int(content["iteration"]), int(content["size"]), sha256, run, config_sha256)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Manifest(**numbers, **texts)
 
 
 def config_digest(cfg: CfgNode) -> str:
