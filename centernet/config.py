@@ -138,11 +138,11 @@ def _add_training_of_model(node: CN) -> None:
     node.FREEZE = []  # regular expressions; parameters whose name starts like one stay constant, and norms of such
     node.CHANNELS_LAST = False  # tensors lie pixel by pixel (NHWC) in memory; often faster on GPUs with tensor cores
     node.ACTIVATION_CHECKPOINTING = False  # stages of the body are computed again in the backward pass: less memory
-    node.COMPILE = CN()
-    node.COMPILE.ENABLED = False  # torch.compile of backbone and first-stage head in training; needs a C++ compiler
-    # batches are padded to the smallest of these [height, width] that holds them, pixels; what none holds is not
-    # compiled; multiples of the backbone's largest stride; []: from INPUT's training sizes
-    node.COMPILE.CANVASES = []
+    node.COMPILE = CN()  # torch.compile of backbone and first-stage head, in training
+    node.COMPILE.ENABLED = False  # needs a C++ compiler
+    # multiples of the backbone's largest stride; a batch is padded to the smallest that holds it, and not compiled if
+    # none does
+    node.COMPILE.CANVASES = []  # [height, width] each, pixels; []: from INPUT's training sizes
 
 
 def _add_solver(node: CN) -> None:
@@ -157,9 +157,9 @@ def _add_solver(node: CN) -> None:
     node.EMA.DECAY = 0.9998  # share of the average that stays at a step
     node.EMA.WARMUP = 2000  # in this many first steps at most (1 + step) / (10 + step) stays; 0: always DECAY
     node.CHECKPOINTS_KEPT = 0  # keep that many of the newest model_<iteration>.pth (and best and final); 0: all
-    # a loss or gradient that is nan or infinite: 'stop', or 'skip' the step (no weight changes, iteration and schedule
-    # go on); the batch is kept in OUTPUT_DIR/bad_batches for tools/replay_batch.py
-    node.NON_FINITE = "stop"
+    # 'skip': no weight changes in that step, iteration and schedule go on; the batch is kept in OUTPUT_DIR/bad_batches
+    # for tools/replay_batch.py
+    node.NON_FINITE = "stop"  # a loss or gradient that is nan or infinite: 'stop' the run or 'skip' the step
     node.NON_FINITE_LIMIT = 10  # with 'skip': more than this many such steps in a row stop the run
 
 
