@@ -195,7 +195,7 @@ class Trainer(TrainerBase):
         done = self.precision.step(self.optimizer)
         if self.precision.scale is not None:
             self.storage.put_scalars(
-                loss_scale=self.precision.scale, skipped_steps=self.precision.skipped, smoothing_hint=False
+                gradient_scale=self.precision.scale, skipped_steps=self.precision.skipped, smoothing_hint=False
             )
         return done
 

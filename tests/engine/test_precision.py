@@ -77,7 +77,7 @@ def test_an_overflow_skips_the_step_and_nothing_else():
     assert not trainer.optimizer.state  # no momentum of a step that was none
     assert (trainer.precision.skipped, trainer.precision.scale) == (1, scale / 2)
     latest = {name: value for name, (value, _) in trainer.storage.latest().items()}
-    assert (latest["loss_scale"], latest["skipped_steps"]) == (scale / 2, 1)
+    assert (latest["gradient_scale"], latest["skipped_steps"]) == (scale / 2, 1)
     # the schedule goes on with the iteration
     assert trainer.iter == 1
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.09)
