@@ -27,6 +27,7 @@ from .train import check_run, evaluate, train
 
 __all__ = ["run"]
 
+_LAST_WORD = 2.0  # seconds in which the process that failed, or who started it, says why
 _GRACE = 20.0  # seconds that processes have to end by themselves when one of them has failed
 
 
@@ -80,10 +81,11 @@ def run(
     if world == 1:
         (evaluate if eval_only else train)(cfg, resume=resume)
         return 0
-    with _meeting_place(dist_url, machine_rank) as (address, port):
+    with _meeting_place(dist_url, machine_rank) as (address, port, store):
         ranks = range(machine_rank * here, (machine_rank + 1) * here)
         places = [Placement(rank, world, rank - ranks[0], here, address, port) for rank in ranks]
-        return _run_in_processes(_child, [(place, cfg, resume, eval_only) for place in places])
+        speaks = ProcessGroup(places[0], store).speaks_first if store else lambda: True
+        return _run_in_processes(_child, [(place, cfg, resume, eval_only) for place in places], speaks)
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
@@ -141,10 +143,12 @@ def _work(place: Placement, cfg: CfgNode, resume: bool, eval_only: bool) -> int:
         except SystemExit as stop:
             return _leave(int(stop.code or 0))
         except Exception as error:
-            first = group.speaks_first()
             if not is_lost_peer(error):
+                group.speaks_first()
                 traceback.print_exc()
-            elif first:
+                return _leave(1)
+            time.sleep(_LAST_WORD)
+            if group.speaks_first():
                 sys.stderr.write(
                     "error: another process has ended without a word, killed for want of memory perhaps, or has not "
                     f"answered for long; {cfg.OUTPUT_DIR} has the log of each\n"
@@ -193,7 +197,7 @@ def _end_with_starter() -> None:
 
 
 @contextmanager
-def _meeting_place(dist_url: str, machine_rank: int) -> Iterator[tuple[str, int]]:
+def _meeting_place(dist_url: str, machine_rank: int) -> Iterator[tuple[str, int, dist.Store | None]]:
     """Address and port at which processes meet. The first machine's starter answers there, and outlives them."""
     address, port = "127.0.0.1", 0
     if dist_url != "auto":
@@ -202,21 +206,23 @@ def _meeting_place(dist_url: str, machine_rank: int) -> Iterator[tuple[str, int]
             raise UserError(f"--dist-url is '{dist_url}': it must be tcp://HOST:PORT")
         address, port = parts.hostname, parts.port
     if machine_rank:
-        yield address, port
+        yield address, port, None
         return
     try:
         store = dist.TCPStore(address, port, None, True, wait_for_workers=False)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--dist-url {dist_url}: this machine cannot answer there ({reason})") from error
-    yield address, store.port
+    yield address, store.port, store
 
 
-def _run_in_processes(target: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> int:
+def _run_in_processes(
+    target: Callable[..., None], arguments: Sequence[tuple[Any, ...]], speaks: Callable[[], bool]
+) -> int:
     """One new process for each tuple of arguments; the exit status of the first one that fails.
 
     When one fails, the others have a short while to end by themselves before they are ended. Signals to stop go to
-    all of them.
+    all of them. A process that was killed is named if ``speaks()``.
     """
     context = multiprocessing.get_context("spawn")
     processes: list[BaseProcess] = [context.Process(target=target, args=each) for each in arguments]
@@ -226,19 +232,19 @@ def _run_in_processes(target: Callable[..., None], arguments: Sequence[tuple[Any
         deadline = None
         while running := [process for process in processes if process.exitcode is None]:
             wait([process.sentinel for process in running], 0.2 if deadline else None)
-            if deadline is None and (failed := _first_failed(processes)):
+            if deadline is None and (failed := _first_failed(processes, speaks)):
                 status, deadline = failed, time.monotonic() + _GRACE
             elif deadline and time.monotonic() > deadline:
                 for process in running:
                     process.terminate() if time.monotonic() < deadline + _GRACE else process.kill()
-    return status if deadline else _first_failed(processes)
+    return status if deadline else _first_failed(processes, speaks)
 
 
-def _first_failed(processes: Sequence[BaseProcess]) -> int:
+def _first_failed(processes: Sequence[BaseProcess], speaks: Callable[[], bool]) -> int:
     """Exit status of the first process that has failed, 0 if none has; says which one was killed."""
     for number, process in enumerate(processes):
         code = process.exitcode or 0
-        if code < 0:
+        if code < 0 and speaks():
             name = signal.Signals(-code).name
             sys.stderr.write(f"error: process {number} of this machine was killed by {name}\n")
         if code:

@@ -1,4 +1,4 @@
-"""Every sampler goes on at the exact next index in two processes too; class-aware sampling gives equal shares."""
+"""Every sampler goes on at the exact next index in 2 and 4 processes too; class-aware sampling gives equal shares."""
 
 import itertools
 from collections import Counter
@@ -36,23 +36,25 @@ def take(iterable, count):
     return list(itertools.islice(iterable, count))
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("groups", [None, np.arange(60) % 3 == 0])
 @pytest.mark.parametrize("name", STREAMS)
-def test_every_sampler_resumes_at_the_exact_position_on_both_ranks(name, groups):
-    options = {"groups": groups, "world_size": 2}
-    whole = [take(ResumableBatchSampler(STREAMS[name](), 4, rank=r, **options), 40) for r in range(2)]
+def test_every_sampler_resumes_at_the_exact_position_on_all_ranks(name, groups, world_size):
+    options = {"groups": groups, "world_size": world_size}
+    whole = [take(ResumableBatchSampler(STREAMS[name](), 4, rank=r, **options), 40) for r in range(world_size)]
     for stop in (1, 7, 15, 16, 33):
-        for rank in range(2):
+        for rank in range(world_size):
             resumed = ResumableBatchSampler(STREAMS[name](), 4, start_iteration=stop, rank=rank, **options)
             assert take(resumed, 40 - stop) == whole[rank][stop:]
     positions = [position for rank in whole for batch in rank for position, _ in batch]
     assert len(positions) == len(set(positions))  # no image position is dealt twice
     if groups is None:
-        assert sorted(positions) == list(range(2 * 40 * 4))
+        assert sorted(positions) == list(range(world_size * 40 * 4))
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("name", STREAMS)
-def test_loaders_of_two_ranks_share_what_one_process_would_read(name, small_cfg, write_coco, monkeypatch):
+def test_loaders_of_all_ranks_share_what_one_process_would_read(name, world_size, small_cfg, write_coco, monkeypatch):
     small_cfg.DATALOADER.SAMPLER_TRAIN, small_cfg.DATALOADER.ASPECT_RATIO_GROUPING = name, False
     small_cfg.DATASETS.TRAIN = (small_cfg.DATASETS.TRAIN[0], write_coco("more", count=6))
     small_cfg.DATALOADER.DATASET_RATIO, small_cfg.SOLVER.IMS_PER_BATCH = [2, 1], 4
@@ -64,9 +66,10 @@ def test_loaders_of_two_ranks_share_what_one_process_would_read(name, small_cfg,
         return [[(d["dataset_source"], d["image_id"]) for d in batch] for batch in batches]
 
     alone = ids(0, 1, 0, 8)
-    pair = [ids(rank, 2, 0, 8) for rank in range(2)]
-    assert [Counter(a + b) for a, b in zip(*pair, strict=True)] == [Counter(batch) for batch in alone]
-    assert [ids(rank, 2, 3, 5) for rank in range(2)] == [whole[3:] for whole in pair]
+    shares = [ids(rank, world_size, 0, 8) for rank in range(world_size)]
+    dealt = [Counter(itertools.chain(*batches)) for batches in zip(*shares, strict=True)]
+    assert dealt == [Counter(batch) for batch in alone]
+    assert [ids(rank, world_size, 3, 5) for rank in range(world_size)] == [whole[3:] for whole in shares]
 
 
 def test_named_samplers_repeat_by_seed_and_differ_without(small_cfg):
