@@ -62,7 +62,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--threshold", type=float, default=0.5, metavar="P", help="smallest score of a label (default 0.5)")
     add("--class-thresholds", metavar="FILE|auto|counts", help=THRESHOLDS)
     add("--precision", type=float, default=0.8, metavar="P", help="share of right labels wanted by auto (default 0.8)")
-    add("--validation", metavar="NAME", help="labelled set of auto and counts (default: first of DATASETS.TEST)")
+    add("--validation", metavar="NAME", help="labelled set: classes, auto, counts (default: DATASETS.TEST)")
     add("--labels-ratio", type=float, default=1.0, metavar="R", help="of counts: labels for each expected object")
     add("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default 8)")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config settings, last")
@@ -113,9 +113,17 @@ def thresholds_for_precision(options: argparse.Namespace, teacher: Predictor, na
 def teacher_of(options: argparse.Namespace, floor: float) -> Predictor:
     """The teacher, which need not look for what scores less than ``floor``."""
     cfg = load_config(options.config_file, options.opts)
+    if options.validation:  # it has the names of the classes, too
+        cfg.DATASETS.TEST = (options.validation,)
     set_score_threshold(cfg, floor)
     resolve_device(cfg)
-    return Predictor(cfg)
+    teacher = Predictor(cfg)
+    if teacher.metadata.name == "numbers":
+        print(
+            "note: the names of the teacher's classes are not known, so the labels have numbers and cannot be mixed "
+            "with data that have names: name the teacher's data with --validation or DATASETS.TEST"
+        )
+    return teacher
 
 
 def thresholds_for_counts(

@@ -63,6 +63,21 @@ def words(tmp_path_factory):
     return lambda output, *more: [*start, "--output", str(output), "--batch-size", "2", *map(str, more), *end]
 
 
+def test_names_of_classes_come_from_the_validation_data_or_are_said_to_be_missing(tool, words, tmp_path, capsys):
+    def categories(*more):
+        at = words(tmp_path / "names.json", *more)
+        assert tool.main([*at, "DATASETS.TEST", "('coco_json:not/here.json:not',)"]) == 0
+        return json.loads((tmp_path / "names.json").read_text())["categories"]
+
+    assert [category["name"] for category in categories("--threshold", "1")] == ["0", "1"]
+    assert "note: the names of the teacher's classes are not known" in capsys.readouterr().out
+    (tmp_path / "names.json.journal.jsonl").unlink()
+    config = Path(words(tmp_path)[1])
+    named = f"coco_json:{config.parent}/labels.json:{config.parent}/photos"
+    assert categories("--threshold", "1", "--validation", named) == [{"id": 5, "name": "ant"}, {"id": 8, "name": "bee"}]
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_as_many_labels_as_the_labelled_set_has_objects(tool, words, tmp_path):
     def labels(*more):
         assert tool.main(words(tmp_path / "counts.json", "--class-thresholds", "counts", *more)) == 0
