@@ -1,10 +1,12 @@
 """Checkpoints that a kill cannot damage and that say in one line what of a file went into the model."""
 
 import contextlib
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 
 from ..errors import UserError
 from ..weights import SafeCheckpointer
@@ -34,6 +36,11 @@ class TrainingCheckpointer(SafeCheckpointer):
     config_sha256: str = ""
     _run: str = ""
     _resumed_from: Path | None = None
+
+    def configure(self, cfg: CfgNode) -> None:
+        """Take the attributes from the config of a run."""
+        self.strict, self.kept = cfg.MODEL.WEIGHTS_STRICT, cfg.SOLVER.CHECKPOINTS_KEPT
+        self.config_sha256 = hashlib.sha256(cfg.dump().encode()).hexdigest()
 
     def begin_run(self, *, resume: bool) -> None:
         """Tell a run from an earlier one in the same folder. For the main process, once the folder is there."""

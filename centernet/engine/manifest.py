@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 
 import detectron2
 import torch
-from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from .. import __name__ as _package
 from .atomic_file import Written, write_text_atomically
 
-__all__ = ["Manifest", "code_version", "config_digest", "damage", "manifest_of", "read_manifest", "write_manifest"]
+__all__ = ["Manifest", "code_version", "damage", "manifest_of", "read_manifest", "write_manifest"]
 
 _BLOCK = 1 << 22  # bytes
 _whole: set[tuple[str, int, int]] = set()  # path, size and time of files that were found whole
@@ -76,11 +75,6 @@ def read_manifest(checkpoint: Path) -> Manifest | None:
         return Manifest(int(content["iteration"]), int(content["size"]), sha256, run, config_sha256)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def config_digest(cfg: CfgNode) -> str:
-    """SHA-256 of a config, hexadecimal."""
-    return hashlib.sha256(cfg.dump().encode()).hexdigest()
 
 
 def damage(checkpoint: Path) -> str:

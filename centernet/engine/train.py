@@ -26,7 +26,6 @@ from .ema import check_average, weight_average
 from .faults import check_limits, explained_faults, saved_where_it_is
 from .last_checkpoint import has_checkpoint, last_checkpoint
 from .logs import run_log
-from .manifest import config_digest
 from .observers import Observers
 from .optimizer import build_optimizer, check_optimizer
 from .preparation import check_preparation, prepare_for_training
@@ -120,8 +119,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         checkpointer = TrainingCheckpointer(
             trainer.model, str(folder), optimizer=optimizer, scheduler=scheduler, trainer=trainer
         )
-        checkpointer.strict = cfg.MODEL.WEIGHTS_STRICT
-        checkpointer.kept, checkpointer.config_sha256 = cfg.SOLVER.CHECKPOINTS_KEPT, config_digest(cfg)
+        checkpointer.configure(cfg)
         average = weight_average(cfg, model)
         if average is not None:
             checkpointer.add_checkpointable("ema", average)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import EventStorage, EventWriter
 from small_run import write_config
 
 from centernet.config_file import load_config
@@ -88,7 +88,7 @@ def test_writer_on_a_full_disk_is_a_sentence(tmp_path):
         close = write
 
     class Trainer:
-        iter, max_iter = 19, 40
+        iter, max_iter, storage = 19, 40, EventStorage(19)
 
     hook = MetricWriter([Full()], 0)
     hook.trainer = Trainer

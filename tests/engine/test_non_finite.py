@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from process_runs import in_processes
 from test_trainer import TwoLosses, batches, run
 from torch import nn
 
@@ -161,3 +162,35 @@ def test_wide_gradients_are_finite():
     trainer.model.layer.weight.grad[1, 1] = -math.inf
     with pytest.raises(NonFiniteLossError, match="layer.weight is inf"):
         trainer.non_finite.check_gradients(trainer.model, [], 0)
+
+
+def skip_in_processes(kind):
+    """Runs in each of two processes; only the second one meets something bad."""
+    from detectron2.utils import comm
+
+    from centernet.engine.processes import parallel
+
+    trainer = make({2: kind} if comm.get_rank() == 1 else {}, action="skip", limit=3)
+    plain = trainer.model
+    trainer.model = parallel(plain)
+    skipped = []
+    step = trainer.run_step
+
+    def stepping():
+        step()
+        skipped.append(trainer.step_skipped)
+
+    trainer.run_step = stepping
+    run(trainer, 0, 5)
+    weights = {name: value for name, value in plain.state_dict().items() if name.startswith("layer")}
+    return skipped, weights, trainer.non_finite.skipped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_processes_skip_what_one_of_them_meets(tmp_path, kind):
+    (one, weights, count), (other, others, same_count) = in_processes(2, skip_in_processes, tmp_path, kind)
+    assert one == other == [False, False, True, False, False]
+    assert count == same_count == 1
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert all(torch.isfinite(value).all() for value in weights.values())
