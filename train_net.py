@@ -32,12 +32,25 @@ examples:
       python train_net.py configs/CenterNet2_R50_1x.yaml SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.005
   score trained weights
       python train_net.py configs/CenterNet2_R50_1x.yaml --eval-only MODEL.WEIGHTS model_final.pth
-  8 GPUs; 2 machines with 8 GPUs each (the same command on both, with --machine-rank 0 and 1)
+  8 GPUs; 2 machines with 8 GPUs each (the same command on both); SLURM: docs/TRAINING.md
       python train_net.py configs/CenterNet2_R50_1x.yaml --num-gpus 8
-      python train_net.py configs/CenterNet2_R50_1x.yaml --num-gpus 8 --num-machines 2 --machine-rank 0 \\
-          --dist-url tcp://first-machine:29500
+      torchrun --nnodes=2 --nproc-per-node=8 --max-restarts=3 --rdzv-backend=c10d \\
+          --rdzv-endpoint=first-machine:29500 train_net.py configs/CenterNet2_R50_1x.yaml
 
-SIGTERM and Ctrl-C save a checkpoint after the current iteration and stop. Results are in OUTPUT_DIR:
+options, all of them settings (docs/TRAINING.md has every one, with its default):
+  faster, or less memory    SOLVER.AMP.ENABLED True (mixed precision), MODEL.CHANNELS_LAST True,
+                            MODEL.COMPILE.ENABLED True, SOLVER.GRADIENT_ACCUMULATION 2 (batch in parts),
+                            MODEL.ACTIVATION_CHECKPOINTING True
+  better                    SOLVER.EMA.ENABLED True (average of the weights), SOLVER.OPTIMIZER ADAMW,
+                            SOLVER.LAYER_DECAY 0.8, SOLVER.CLIP_GRADIENTS.ENABLED True, MODEL.FREEZE "['backbone']"
+  the config on other GPUs  SOLVER.REFERENCE_WORLD_SIZE 8 (processes it is meant for: batch and rate follow)
+  watch                     VIS_PERIOD 500 (pictures), TEST.EVAL_PERIOD 5000, TEST.VALIDATION_LOSS True,
+                            WRITERS "['tensorboard', 'wandb', 'mlflow']"; tools/plot_metrics.py OUTPUT_DIR
+  keep and stop at the best TEST.BEST_METRIC bbox/AP (model_best.pth), TEST.EARLY_STOPPING 5 (evaluations)
+  survive                   SOLVER.CHECKPOINT_PERIOD 1000, SOLVER.CHECKPOINTS_KEPT 3, SOLVER.NON_FINITE skip,
+                            DATALOADER.BAD_IMAGE_LIMIT 10
+
+SIGTERM and Ctrl-C save a checkpoint after the current iteration and stop. Results are in OUTPUT_DIR: summary.md,
 config.yaml, log.txt, metrics.json (one row of losses every 20 iterations), TensorBoard events, checkpoints.
 Exit status: 0 done, 2 something to mend (one line says what), 130 or 143 stopped by Ctrl-C or SIGTERM.
 """

@@ -1,6 +1,7 @@
 """MLflow (https://mlflow.org). Its environment variables say where to: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME."""
 
 import os
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,8 +35,8 @@ class MLflowWriter(RemoteWriter):
         from mlflow import MlflowClient
 
         super().__init__(folder)
-        self._client = MlflowClient()
         try:
+            self._client = MlflowClient()
             run_id = self.read_id()
             if run_id is None:
                 run_id = self._start(folder, cfg)
@@ -45,7 +46,7 @@ class MLflowWriter(RemoteWriter):
             self._sent = self._last_step()
         except Exception as error:  # of a store that is not ours; classes differ between versions
             raise UserError(
-                f"WRITERS: MLflow does not start ({' '.join(str(error).split())[:300]}); look at MLFLOW_TRACKING_URI "
+                f"WRITERS: MLflow does not start ({textwrap.shorten(str(error), 280)}); look at MLFLOW_TRACKING_URI "
                 f"and {self.id_file} of the run folder, or leave mlflow out of WRITERS"
             ) from error
 

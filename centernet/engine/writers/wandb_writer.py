@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class WandbWriter(RemoteWriter):
             )
         except Exception as error:  # refused, unreachable, not logged in: classes differ between versions
             raise UserError(
-                f"WRITERS: W&B does not start ({' '.join(str(error).split())[:300]}); log in with 'wandb login', "
+                f"WRITERS: W&B does not start ({textwrap.shorten(str(error), 280)}); log in with 'wandb login', "
                 "set WANDB_MODE=offline, or leave wandb out of WRITERS"
             ) from error
         self.keep_id(run_id)
