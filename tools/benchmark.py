@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Measure this machine: first-stage targets, CenterNet2 against detectron2's Faster R-CNN in the same run, and the
-evaluation against the official packages.
+"""Measure this machine: first-stage targets, CenterNet2 against detectron2's Faster R-CNN in the same run, the
+evaluation against the official packages, the index of annotations, and a training step with each option.
 
 Weights are random (seeded), so no download is needed; proposals and detections are then at their maximum numbers.
 """
@@ -130,7 +130,7 @@ def measure_models(config: str, size: tuple[int, int], repeats: int) -> None:
 @command_line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("targets", "models", "evaluation", "index"))
+    parser.add_argument("what", choices=("targets", "models", "evaluation", "index", "training"))
     parser.add_argument("--config-file", default=str(REPOSITORY / "configs" / "CenterNet2_R50_1x.yaml"))
     parser.add_argument("--size", type=int, nargs=2, default=(512, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--repeats", type=int, default=15)
@@ -147,6 +147,10 @@ def main() -> None:
         from benchmarks.index import measure_index
 
         measure_index()
+    elif args.what == "training":
+        from benchmarks.training import measure_training
+
+        measure_training(rounds=min(args.repeats, 5))
     else:
         measure_models(args.config_file, tuple(args.size), args.repeats)
 
