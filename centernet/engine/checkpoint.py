@@ -11,7 +11,15 @@ from detectron2.config import CfgNode
 from ..errors import UserError
 from ..weights import SafeCheckpointer
 from .atomic_file import write_atomically, write_text_atomically
-from .last_checkpoint import LAST_CHECKPOINT, begin_run, has_checkpoint, last_checkpoint, numbered_checkpoints
+from .last_checkpoint import (
+    LAST_CHECKPOINT,
+    begin_run,
+    has_checkpoint,
+    last_checkpoint,
+    name_run,
+    numbered_checkpoints,
+    run_of,
+)
 from .manifest import manifest_of, read_manifest, write_manifest
 
 __all__ = ["TrainingCheckpointer"]
@@ -60,10 +68,11 @@ class TrainingCheckpointer(SafeCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         folder = Path(self.save_dir)
-        removed = bool(self._run) and not folder.exists()
+        removed = bool(self._run) and not run_of(folder)  # others may have made it again, to write into it
         if removed:
             with contextlib.suppress(OSError):  # the write says it better
-                folder.mkdir(parents=True)
+                folder.mkdir(parents=True, exist_ok=True)
+            name_run(folder, self._run)
         file = folder / f"{name}.pth"
         data = {"model": self.model.state_dict(), **state, **kwargs}
         with contextlib.suppress(OSError):  # of another file of this name: it must not outlive that one

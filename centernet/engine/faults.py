@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..errors import UserError
+from ..errors import UserError, writing
 from .checkpoint import TrainingCheckpointer
 from .trainer import Trainer
 
@@ -23,7 +23,8 @@ __all__ = ["check_limits", "explained_faults", "saved_where_it_is"]
 _NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory: you tried|out of memory|_STATUS_ALLOC_FAILED|std::bad_alloc"
 )
-_AMOUNT = re.compile(r"[Tt]ried to allocate ([\d.]+ (?:[KMG]i?B|bytes))")
+_AMOUNT = re.compile(r"[Tt]ried to allocate ([\d.]+) ([KMG]i?B|bytes)")
+_NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _logger = logging.getLogger(__name__)
 
 
@@ -36,7 +37,7 @@ def check_limits(cfg: CfgNode) -> None:
 
 @contextmanager
 def explained_faults(cfg: CfgNode) -> Iterator[None]:
-    """Out of memory inside becomes one sentence that names the settings to lower.
+    """Out of memory inside becomes one sentence that names the settings to lower; likewise a disk that is full or gone.
 
     Raises:
         UserError: instead of PyTorch's and Python's errors.
@@ -45,9 +46,12 @@ def explained_faults(cfg: CfgNode) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, MemoryError, OSError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise UserError(_out_of_memory(cfg, error)) from error
+            if _is_out_of_memory(error):
+                raise UserError(_out_of_memory(cfg, error)) from error
+            if isinstance(error, OSError) and _is_about_output(cfg, error):
+                with writing(error.filename or f"OUTPUT_DIR {cfg.OUTPUT_DIR}"):
+                    raise
+            raise
 
 
 @contextmanager
@@ -97,10 +101,19 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return bool(_NO_MEMORY.search(str(error)))
 
 
+def _is_about_output(cfg: CfgNode, error: OSError) -> bool:
+    if error.errno in _NO_DISK:
+        return True
+    if not isinstance(error.filename, str):
+        return False
+    file = Path(error.filename).absolute()
+    return Path(cfg.OUTPUT_DIR).absolute() in (file, *file.parents)
+
+
 def _out_of_memory(cfg: CfgNode, error: BaseException) -> str:
     on_gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
     amount = _AMOUNT.search(str(error))
-    tried = f" (tried to allocate {amount[1]} more)" if amount else ""
+    tried = f" (tried to allocate {_readable(*amount.groups())} more)" if amount else ""
     place = "on the GPU" if on_gpu else "on this machine"
     size = ("TRAIN_SIZE",) if cfg.INPUT.CUSTOM_AUG not in ("", "ResizeShortestEdge") else ("MIN_SIZE_TRAIN",)
     lower: list[tuple[str, Any]] = [("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)]
@@ -116,6 +129,10 @@ def _out_of_memory(cfg: CfgNode, error: BaseException) -> str:
         f"out of memory {place}{tried}: lower {_listed(lower)}, or raise or switch on {_listed(switches)}; what was "
         "saved is whole: go on with --resume"
     )
+
+
+def _readable(number: str, unit: str) -> str:
+    return f"{float(number) / 2**20:.0f} MiB" if unit == "bytes" else f"{number} {unit}"
 
 
 def _listed(settings: list[tuple[str, Any]]) -> str:

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.utils import comm
@@ -18,7 +19,15 @@ from .atomic_file import write_text_atomically
 from .manifest import damage, read_manifest
 from .processes import from_main_process
 
-__all__ = ["LAST_CHECKPOINT", "begin_run", "has_checkpoint", "last_checkpoint", "numbered_checkpoints"]
+__all__ = [
+    "LAST_CHECKPOINT",
+    "begin_run",
+    "has_checkpoint",
+    "last_checkpoint",
+    "name_run",
+    "numbered_checkpoints",
+    "run_of",
+]
 
 LAST_CHECKPOINT = "last_checkpoint"
 _RUN_FILE = "checkpoints.json"
@@ -32,13 +41,26 @@ def begin_run(folder: Path, *, resume: bool) -> str:
     Raises:
         UserError: the folder cannot be written.
     """
-    run, _ = _read_run(folder)
+    run = run_of(folder)
     if resume and run:
         return run
     run = secrets.token_hex(8)
-    earlier = [] if resume else [file.name for file in _listed(folder)]
-    write_text_atomically(folder / _RUN_FILE, json.dumps({"run": run, "earlier": earlier}) + "\n")
+    name_run(folder, run, earlier=[] if resume else [file.name for file in _listed(folder)])
     return run
+
+
+def run_of(folder: Path) -> str:
+    """Name of the run in ``folder``, '' if it has none."""
+    return _read_run(folder)[0]
+
+
+def name_run(folder: Path, run: str, earlier: Sequence[str] = ()) -> None:
+    """Give the run in ``folder`` its name; ``earlier`` checkpoints there are of other runs.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    write_text_atomically(folder / _RUN_FILE, json.dumps({"run": run, "earlier": list(earlier)}) + "\n")
 
 
 def has_checkpoint(folder: str | Path) -> bool:

@@ -50,6 +50,21 @@ def test_out_of_memory_names_the_settings(cfg, error, place):
         raise error
 
 
+@pytest.mark.parametrize(
+    "error, place",
+    [
+        (OSError(28, "No space left on device"), "OUTPUT_DIR .* cannot be written: No space"),
+        (OSError(30, "Read-only file system", "/elsewhere/x"), "/elsewhere/x cannot be written: Read-only"),
+        (FileNotFoundError(2, "No such file or directory", "{output}/inference/x.json"), "x.json cannot be"),
+    ],
+)
+def test_disk_faults_anywhere_are_sentences(cfg, error, place):
+    if error.filename:
+        error.filename = error.filename.format(output=cfg.OUTPUT_DIR)
+    with pytest.raises(UserError, match=place), explained_faults(cfg):
+        raise error
+
+
 def test_a_real_allocation_that_cannot_be(cfg):
     with pytest.raises(UserError, match="out of memory on this machine"), explained_faults(cfg):
         torch.empty(1 << 60, dtype=torch.uint8)

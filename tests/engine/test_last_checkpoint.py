@@ -158,6 +158,18 @@ def test_removed_folder_is_made_again(tmp_path):
     assert restored.model.weight[0, 0] == 3
 
 
+def test_removed_folder_that_somebody_made_again(tmp_path):
+    """An evaluation makes it for its results, and TensorBoard for its events."""
+    one = checkpointer(tmp_path, 3.0)
+    one.begin_run(resume=False)
+    (tmp_path / "checkpoints.json").unlink()
+    with pytest.raises(UserError, match="was removed during the run"):
+        one.save("model_0000004", iteration=4)
+    one.save("model_0000005", iteration=5)
+    (tmp_path / "last_checkpoint").unlink()
+    assert last_checkpoint(tmp_path) == tmp_path / "model_0000005.pth"
+
+
 def test_folder_that_cannot_be_written(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -165,7 +177,7 @@ def test_folder_that_cannot_be_written(tmp_path):
     one.begin_run(resume=False)
     shutil.rmtree(folder)
     folder.write_text("in its place")
-    with pytest.raises(UserError, match=r"model_0000004.pth cannot be written: Not a directory"):
+    with pytest.raises(UserError, match=r"checkpoints.json cannot be written: Not a directory"):
         one.save("model_0000004", iteration=4)
 
 
