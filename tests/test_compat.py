@@ -263,6 +263,7 @@ print(json.dumps([sorted({name.partition(".")[0] for name in set(sys.modules) - 
 def test_importing_the_package_is_light():
     """No heavy package beyond detectron2's own, and (the best of three) under half a second of CPU."""
     heavy = {"cv2", "timm", "matplotlib", "safetensors", "faster_coco_eval", "lvis", "sklearn", "skimage", "scipy"}
+    heavy |= {"rich", "wandb", "mlflow"}
     seconds = []
     for _ in range(3):
         imported, took = run(ROOT, "-c", LIGHT)
