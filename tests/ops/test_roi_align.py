@@ -57,3 +57,12 @@ def test_autocast_is_left_to_torchvision(threads):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = roi_align(maps.bfloat16().requires_grad_(), rois.bfloat16(), (7, 7), 1 / 8)
     assert "Parallel" not in type(out.grad_fn).__name__
+
+
+def test_float32_under_autocast_takes_the_parallel_path(threads):
+    maps, rois = case()
+    expected = roi_align(maps, rois, (7, 7), 1 / 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = roi_align(maps.requires_grad_(), rois, (7, 7), 1 / 8)
+    assert "Parallel" in type(out.grad_fn).__name__
+    assert torch.equal(out, expected)
