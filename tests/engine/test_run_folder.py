@@ -48,6 +48,15 @@ def test_fresh_start_sets_the_earlier_curve_aside(tmp_path):
     assert rows(tmp_path / "metrics.2.json") == [39]
 
 
+def test_fresh_start_forgets_the_run_of_a_service_and_keeps_the_best_weights(tmp_path):
+    for name in ("run.json", "model_best.pth", "wandb.id", "mlflow.id"):
+        (tmp_path / name).write_text("old")
+    prepare(tmp_path, start_iter=0, resume=True)
+    assert (tmp_path / "wandb.id").exists()
+    prepare(tmp_path, start_iter=0, resume=False)
+    assert {file.name for file in tmp_path.iterdir()} == {"config.yaml", "seed", "run.1.json", "model_best.1.pth"}
+
+
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="OUTPUT_DIR .*file/run cannot be made: Not a directory"):
