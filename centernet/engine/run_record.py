@@ -101,8 +101,8 @@ class RunRecord:
             f"    python tools/plot_metrics.py {_without_home(str(self._folder))}        # curves",
             "",
             "`config.yaml` all settings; `run.json` commands, commits, versions; `log.txt` the log, with environment "
-            "and model; `metrics.json` figures, a row each 20 iterations; `model_*.pth` checkpoints, `model_best.pth` the "
-            "best one if TEST.BEST_METRIC is set, `model_final.pth` the last; `inference_*` detections; `code-*.diff` "
+            "and model; `metrics.json` figures, a row each 20 iterations; `model_*.pth` checkpoints, `model_best.pth` "
+            "the best one if TEST.BEST_METRIC is set, `model_final.pth` the last; `inference_*` detections; `code-*.diff` "
             "what was changed since the commit.",
         ]
         return "\n".join(lines) + "\n"
