@@ -3,6 +3,7 @@
 import secrets
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch import nn
@@ -50,7 +51,28 @@ def parallel(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     ids = [comm.get_local_rank()] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    wrapped = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    if device.type == "cpu" and comm.get_world_size() > 2:  # a sum of two is the same in any order
+        wrapped.register_comm_hook(None, _mean_in_order_of_ranks)
+    return wrapped
+
+
+def _mean_in_order_of_ranks(_: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """Mean gradients that do not depend on where in a message they lie, as gloo's own sums do.
+
+    The wrapper lays out its messages anew after its first step: a run that goes on from a checkpoint would differ in
+    the last bits from one that was not interrupted.
+    """
+    own = bucket.buffer()
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+
+    def mean(_: object) -> torch.Tensor:
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total / len(parts)
+
+    return dist.all_gather(parts, own, async_op=True).get_future().then(mean)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ def in_processes(count: int, work: Any, folder: Path, *args: Any) -> list[Any]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join(900)  # a busy machine
         process.kill()  # nothing to do for one that has ended
         process.join()
     assert [process.exitcode for process in processes] == [0] * count
