@@ -25,6 +25,7 @@ def _train(argv, losses, where, number):
     from centernet.engine.trainer import Trainer
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     places = {"evaluation": (evaluation, "evaluate"), "write": (checkpoint.torch, "save")}
     places["start"] = (Trainer, "open_data")
     record = Trainer._record
@@ -32,7 +33,8 @@ def _train(argv, losses, where, number):
     original, sent = getattr(owner, name), []
 
     def interrupted(*args, **kwargs):
-        if not sent:
+        # detectron2's evaluators save with torch.save as well
+        if not sent and (where != "write" or type(args[1]).__name__ == "_HashingStream"):
             sent.append(True)
             os.kill(os.getpid(), number)
         return original(*args, **kwargs)
