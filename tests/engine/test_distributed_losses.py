@@ -31,7 +31,8 @@ def test_two_processes_train_as_one(tmp_path):
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-6), (name, number)
         for key, value in one["weights"].items():
             assert torch.equal(first["weights"][key], second["weights"][key]), (name, key)
-            torch.testing.assert_close(first["weights"][key], value, rtol=1e-4, atol=1e-5, msg=f"{name} {key}")
+            limit = 1e-5 * max(1.0, float(value.abs().max()))  # statistics of pixels are large
+            torch.testing.assert_close(first["weights"][key], value, rtol=1e-4, atol=limit, msg=f"{name} {key}")
 
 
 FAMILIES = [
