@@ -160,7 +160,7 @@ def test_wide_gradients_are_finite():
     trainer.model.layer.weight.grad = torch.full((2, 4), 1e30)
     trainer.non_finite.check_gradients(trainer.model, [], 0)
     trainer.model.layer.weight.grad[1, 1] = -math.inf
-    with pytest.raises(NonFiniteLossError, match="layer.weight is inf"):
+    with pytest.raises(NonFiniteLossError, match="layer.weight is -inf"):
         trainer.non_finite.check_gradients(trainer.model, [], 0)
 
 
