@@ -1,6 +1,7 @@
 """The best weights so far by a figure of the evaluation, and the end of a training that gets no better."""
 
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,63 @@ from .hooks import Evaluation
 from .processes import from_main_process
 from .validation_loss import PREFIX
 
-__all__ = ["BEST_FILE", "BestCheckpoint", "check_best_metric"]
+__all__ = ["BEST_FILE", "BestCheckpoint", "BestSoFar", "check_best_metric"]
 
 BEST_FILE = "model_best.pth"
 _EMA = "ema/"
 _logger = logging.getLogger(__name__)
 
 
+class BestSoFar:
+    """What :class:`BestCheckpoint` knows; a part of every checkpoint, so a resumed run decides as the uninterrupted one
+    would have.
+
+    Attributes:
+        metric: name of the figure; the smallest is best if it is a validation loss, else the largest.
+        value, iteration: of the best evaluation so far; None, -1 before the first.
+        without_better: evaluations since.
+        considered: iterations that were done when the last figure that counted was measured.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self.value: float | None = None
+        self.iteration, self.without_better, self.considered = -1, 0, -1
+
+    def is_better(self, value: float) -> bool:
+        """Whether ``value`` is better than all before."""
+        if self.value is None:
+            return True
+        return value < self.value if self.metric.startswith(PREFIX) else value > self.value
+
+    def take(self, value: float, done: int) -> None:
+        """``value``, the best, was measured when ``done`` iterations were done."""
+        self.value, self.iteration, self.without_better, self.considered = value, done - 1, 0, done
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; from the beginning if that was about another figure."""
+        if state_dict["metric"] != self.metric:
+            _logger.warning(
+                "TEST.BEST_METRIC was %s and is %s: the search for the best begins anew",
+                state_dict["metric"],
+                self.metric,
+            )
+            return
+        vars(self).update({name: state_dict[name] for name in vars(self)})
+
+
 class BestCheckpoint(HookBase):
     """Keeps the weights with the best figure in ``model_best.pth``; may end the training when it stays the same.
 
     The file has ``model`` (the averaged weights if the figure is theirs), ``iteration`` and ``best``: the figure's name
-    and value. To be registered after :class:`Evaluation` and the writers, before the hook that saves checkpoints: what
-    it knows is a part of them, so a resumed run decides as the uninterrupted one would have.
+    and value. To be registered after :class:`Evaluation` and the writers, before the hook that saves checkpoints.
 
     Attributes:
-        value, iteration: of the best evaluation so far; None, -1 before the first.
-        without_better: evaluations since.
+        so_far: what it knows. Not the hook's own state, which detectron2's trainer would keep once more.
     """
 
     def __init__(
@@ -49,33 +90,40 @@ class BestCheckpoint(HookBase):
     ) -> None:
         """
         Args:
-            metric: a name that ``evaluation`` gives; the smallest is best if it is a validation loss, else the largest.
+            metric: a name that ``evaluation`` gives.
             weights: what to save, with the model's names.
             patience: evaluations without a better figure after which to stop; 0: never.
         """
-        self.value: float | None = None
-        self.iteration, self.without_better = -1, 0
-        self._metric, self._evaluation, self._patience = metric, evaluation, patience
+        self.so_far = BestSoFar(metric)
+        self._evaluation, self._patience = evaluation, patience
         self._checkpointer, self._weights = checkpointer, weights
-        self._considered = -1  # iterations that were done when the last figure that counted was measured
 
     @property
     def is_over(self) -> bool:
         """Whether nothing got better for as long as one is willing to wait."""
-        return 0 < self._patience <= self.without_better
+        return 0 < self._patience <= self.so_far.without_better
 
     @property
     def reason(self) -> str:
         """Why it is over."""
         return (
-            f"{self._metric} got no better in {self.without_better} evaluations (TEST.EARLY_STOPPING "
+            f"{self.so_far.metric} got no better in {self.so_far.without_better} evaluations (TEST.EARLY_STOPPING "
             f"{self._patience}); {self.summary}"
         )
 
     @property
     def summary(self) -> str:
         """The best so far, for people."""
-        return "no value yet" if self.value is None else f"best {self.value:.4g} after iteration {self.iteration}"
+        best = self.so_far
+        return "no value yet" if best.value is None else f"best {best.value:.4g} after iteration {best.iteration}"
+
+    def before_train(self) -> None:
+        """Count the last evaluation of an earlier start, which came after its last checkpoint."""
+        saved = from_main_process(self._saved())
+        if saved is None or not self.so_far.considered < saved[1] <= self.trainer.start_iter:
+            return
+        if self.so_far.is_better(saved[0]):
+            self.so_far.take(*saved)
 
     def after_step(self) -> None:
         if self._evaluation.evaluated_at != self.trainer.iter + 1:
@@ -92,55 +140,41 @@ class BestCheckpoint(HookBase):
 
     def _consider(self) -> None:
         done = self._evaluation.evaluated_at
-        if done is None or done == self._considered:
+        best = self.so_far
+        if done is None or done == best.considered:
             return
-        self._considered = done
-        value = from_main_process(self._evaluation.scalars.get(self._metric))
+        best.considered = done
+        value = self._evaluation.scalars.get(best.metric)
         if value is None:
             _logger.warning(
                 "TEST.BEST_METRIC: %s is not defined in this evaluation, which gives %s",
-                self._metric,
+                best.metric,
                 ", ".join(self._evaluation.scalars) or "nothing",
             )
-        if value is None or not self._is_better(value):
-            self.without_better += 1
+        if value is None or not best.is_better(value):
+            best.without_better += 1
             return
-        self.value, self.iteration, self.without_better = value, done - 1, 0
+        best.take(value, done)
         if comm.is_main_process():
             self._save()
 
-    def _is_better(self, value: float) -> bool:
-        if self.value is None:
-            return True
-        return value < self.value if self._metric.startswith(PREFIX) else value > self.value
-
     def _save(self) -> None:
-        best = {"metric": self._metric, "value": self.value}
-        data = {"model": self._weights(), "iteration": self.iteration, "best": best}
+        metric, value = self.so_far.metric, self.so_far.value
+        best = {"metric": metric, "value": value}
+        data = {"model": self._weights(), "iteration": self.so_far.iteration, "best": best}
         write_atomically(Path(self._checkpointer.save_dir) / BEST_FILE, lambda stream: torch.save(data, stream))
-        _logger.info("%s: %.4g is the best so far; saved in %s", self._metric, self.value, BEST_FILE)
+        _logger.info("%s: %.4g is the best so far; saved in %s", metric, value, BEST_FILE)
 
-    def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        return {
-            "metric": self._metric,
-            "value": self.value,
-            "iteration": self.iteration,
-            "without_better": self.without_better,
-            "considered": self._considered,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; from the beginning if that was about another figure."""
-        if state_dict["metric"] != self._metric:
-            _logger.warning(
-                "TEST.BEST_METRIC was %s and is %s: the search for the best begins anew",
-                state_dict["metric"],
-                self._metric,
-            )
-            return
-        self.value, self.iteration = state_dict["value"], state_dict["iteration"]
-        self.without_better, self._considered = state_dict["without_better"], state_dict["considered"]
+    def _saved(self) -> tuple[float, int] | None:
+        """Figure, and iterations that were done, of this run's ``model_best.pth``; None without one for this metric."""
+        if not comm.is_main_process():
+            return None
+        try:
+            data = torch.load(Path(self._checkpointer.save_dir) / BEST_FILE, map_location="cpu", weights_only=True)
+            best, iteration = data["best"], int(data["iteration"])
+            return (float(best["value"]), iteration + 1) if best["metric"] == self.so_far.metric else None
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError):
+            return None  # there is none, or not one of ours
 
 
 def check_best_metric(cfg: CfgNode) -> None:

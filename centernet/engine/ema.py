@@ -98,10 +98,8 @@ class WeightAverage:
 
     def model_state_dict(self) -> dict[str, Any]:
         """The model's state dict with the averages in it, in the model's types; tensors are not shared."""
-        state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        for name, average in self._averages.items():
-            state[name].copy_(average)
-        return state
+        with self.applied():
+            return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """``updates`` and the averages by name, for a checkpoint."""

@@ -23,7 +23,7 @@ class Evaluation(hooks.EvalHook):
     """Evaluate every ``period`` iterations (0: never) except after the last one, and once at the end.
 
     Attributes:
-        scalars: what the last evaluation gave; on processes other than the main one possibly nothing.
+        scalars: what the last evaluation gave, the same on every process.
         evaluated_at: iterations that were done then; None before the first.
     """
 

@@ -18,8 +18,8 @@ from .best_checkpoint import BestCheckpoint
 from .checkpoint import TrainingCheckpointer
 from .ema import AverageWeights, WeightAverage
 from .hooks import Evaluation, MetricWriter, StopOnSignal
-from .pictures import Pictures
-from .processes import unwrapped
+from .pictures import Pictures, without_own_pictures
+from .processes import buffers_of_main_process, unwrapped
 from .progress_bar import ProgressBar
 from .run_record import RunRecord
 from .trainer import Trainer
@@ -57,6 +57,9 @@ class Observers:
         self._cfg, self._trainer, self._checkpointer = cfg, trainer, checkpointer
         self._average = average
         self.results: OrderedDict[str, Any] = OrderedDict()
+        self._was_over = False
+        if cfg.VIS_PERIOD > 0:
+            without_own_pictures(trainer.model)
         self._validation = ValidationLoss(cfg, trainer.model) if cfg.TEST.VALIDATION_LOSS else None
         self._pictures = Pictures(cfg, trainer.model) if _draws(cfg) else None
         self.evaluation = Evaluation(cfg.TEST.EVAL_PERIOD, self._evaluate) if cfg.DATASETS.TEST else None
@@ -67,12 +70,13 @@ class Observers:
             self.best = BestCheckpoint(
                 cfg.TEST.BEST_METRIC, self.evaluation, checkpointer, weights, patience=cfg.TEST.EARLY_STOPPING
             )
-            checkpointer.add_checkpointable("best", self.best)
+            checkpointer.add_checkpointable("best", self.best.so_far)
 
     def end(self, start_iter: int, max_iter: int) -> int:
         """The iteration to stop before: ``start_iter`` if the run that goes on had been stopped early."""
         if self.best is None or not self.best.is_over:
             return max_iter
+        self._was_over = True
         _logger.info("This run was stopped early: %s; raise TEST.EARLY_STOPPING to go on", self.best.reason)
         return start_iter
 
@@ -85,7 +89,8 @@ class Observers:
             record.figures.append(f"Last evaluation: {', '.join(overall)}.")
         if self.best is not None:
             record.figures.append(f"{self._cfg.TEST.BEST_METRIC}: {self.best.summary}.")
-            record.outcome = f"stopped early: {self.best.reason}" if self.best.is_over else ""
+            early = self._was_over or self._trainer.ends_here  # not if its last evaluation is one too many
+            record.outcome = f"stopped early: {self.best.reason}" if early and self.best.is_over else ""
 
     def hooks(self, writers: Sequence[EventWriter], *, bar: bool) -> list[Any]:
         """Evaluation, writing, saving, stopping, in this order.
@@ -106,13 +111,15 @@ class Observers:
         ]
 
     def _evaluate(self) -> dict[str, float]:
+        model = unwrapped(self._trainer.model)
         self.results.clear()
-        self.results.update(evaluation.evaluate(self._cfg, unwrapped(self._trainer.model)))
-        scalars = _scalars(self.results)
+        with buffers_of_main_process(model):
+            self.results.update(evaluation.evaluate(self._cfg, model))
+            scalars = _scalars(self.results)
+            if self._validation is not None:
+                scalars |= _finite(self._validation.measure())
         if self._average is not None:
             scalars |= self._evaluate_average(self._average)
-        if self._validation is not None:
-            scalars |= _finite(self._validation.measure())
         return scalars
 
     def _evaluate_average(self, average: WeightAverage) -> dict[str, float]:
@@ -121,8 +128,9 @@ class Observers:
         cfg.defrost()
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "ema")
         _logger.info("Evaluation of the averaged weights (SOLVER.EMA)")
-        with average.applied():
-            results = evaluation.evaluate(cfg, unwrapped(self._trainer.model))
+        model = unwrapped(self._trainer.model)
+        with average.applied(), buffers_of_main_process(model):
+            results = evaluation.evaluate(cfg, model)
         return {f"ema/{name}": value for name, value in _scalars(results).items()}
 
 

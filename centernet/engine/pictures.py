@@ -19,11 +19,19 @@ from ..modeling.dense_heads.centernet import CenterNet
 from .processes import unwrapped
 from .random_state import keep_random_state
 
-__all__ = ["Pictures"]
+__all__ = ["Pictures", "without_own_pictures"]
 
 _COUNT = 4  # pictures
 _LONGEST_SIDE = 640  # of each of the three panels, pixels
 _MOST_BOXES = 100  # a panel
+
+
+def without_own_pictures(model: nn.Module) -> None:
+    """Switch off, on every process, the pictures that detectron2's models draw of their training batches."""
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
+        if hasattr(module, "vis_period"):
+            module.vis_period = 0
 
 
 class Pictures(HookBase):
@@ -31,8 +39,8 @@ class Pictures(HookBase):
     detections above ``VIS_THRESH``, and where the first stage sees an object.
 
     On the main process alone; the model runs as in inference on pictures of the first test dataset (without one: of the
-    first training dataset), and no state of the training changes. Takes the place of detectron2's own pictures, which
-    are drawn from the training batch in colours from the generators of the training.
+    first training dataset), and no state of the training changes. Takes the place of detectron2's own pictures
+    (:func:`without_own_pictures`), in colours from the generators of the training.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
@@ -49,10 +57,6 @@ class Pictures(HookBase):
         chosen = np.linspace(0, len(samples) - 1, min(_COUNT, len(samples))).round().astype(int).tolist()
         self._read: Callable[[], list[Any]] = lambda: [samples[index] for index in chosen]
         self._names = class_names(name) or []
-        modules: Iterable[Any] = self._model.modules()
-        for module in modules:
-            if hasattr(module, "vis_period"):
-                module.vis_period = 0
 
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self._period == 0:

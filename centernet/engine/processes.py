@@ -1,6 +1,8 @@
 """What the engine needs of torch.distributed, also right when there is only one process."""
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling.layers.sync_batch_norm import with_working_sync_batch_norm
 
-__all__ = ["from_main_process", "gather_from_all", "new_seed", "parallel", "unwrapped"]
+__all__ = ["buffers_of_main_process", "from_main_process", "gather_from_all", "new_seed", "parallel", "unwrapped"]
 
 T = TypeVar("T")
 
@@ -73,6 +75,26 @@ def _mean_in_order_of_ranks(_: object, bucket: dist.GradBucket) -> torch.futures
         return total / len(parts)
 
     return dist.all_gather(parts, own, async_op=True).get_future().then(mean)
+
+
+@contextmanager
+def buffers_of_main_process(model: nn.Module) -> Iterator[None]:
+    """Inside, every process has the main one's statistics of batch norms, as checkpoints have them. Collective.
+
+    In training, each has those of its own images: what several processes measure with these is of no model that there
+    is. Afterwards they are as before, the same bits.
+    """
+    if comm.get_world_size() == 1:
+        yield
+        return
+    own = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    for buffer, _ in own:
+        dist.broadcast(buffer, src=0)
+    try:
+        yield
+    finally:
+        for buffer, value in own:
+            buffer.copy_(value)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -31,7 +31,8 @@ class ProgressBar(HookBase):
         if "time" in known:  # not in the first iterations, which are slower
             rate = f"{known['time'].median(_WINDOW):.3g} s/it"
             left = known["time"].median(1000) * (self.trainer.max_iter - self.trainer.iter - 1)
-        notes = [f"loss {known['total_loss'].median(_WINDOW):.3f}", f"lr {known['lr'].latest():.3g}"]
+        notes = [f"loss {known['total_loss'].median(_WINDOW):.3f}"] if "total_loss" in known else []  # or steps skipped
+        notes += [f"lr {known['lr'].latest():.3g}"]
         notes += [f"data {known['data_time'].avg(_WINDOW):.3f} s", f"memory {peak_memory() / 1e9:.2f} GB"]
         self._bar.advance(rate=rate, left=left, note="  ".join(notes))
 

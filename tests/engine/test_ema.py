@@ -240,3 +240,16 @@ def test_checkpoint_without_average_is_taken(small):
         train(read(small, *opts, *end, *more), resume=True)
     state = torch.load(small.parent / "output" / "small" / "model_0000003.pth", weights_only=True)
     assert state["ema"]["updates"] == 2
+
+
+def test_a_tensor_with_two_names_is_averaged_under_both():
+    net = Net()
+    net.other = net.norm
+    average = WeightAverage(net, 0.5)
+    average.start()
+    changed(net, 7)
+    average.update()
+    state = average.model_state_dict()
+    assert torch.equal(state["norm.weight"], torch.full((3,), 4.0))
+    assert torch.equal(state["other.weight"], state["norm.weight"])
+    assert torch.equal(net.norm.weight, torch.full((3,), 7.0))

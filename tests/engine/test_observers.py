@@ -158,3 +158,26 @@ def test_refuses_before_anything_is_written(small, opts, sentence):
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
     assert not output_of(small.parent).exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_by_itself_was_not_stopped_early(small):
+    argv = [str(small), *STOPPING, "SOLVER.TRAIN_ITER", "6"]  # its last evaluation is the second without a better AP
+    assert run_child(argv) == 0
+    (start,) = json.loads((output_of(small.parent) / "run.json").read_text())["starts"]
+    assert start["outcome"] == "finished"
+
+
+@pytest.mark.slow
+def test_a_longer_run_keeps_the_best_of_the_last_evaluation(small):
+    """It came after the last checkpoint was written."""
+    argv = [str(small), *LOSS, "--resume"]
+    assert run_child([*argv, "SOLVER.TRAIN_ITER", "2"]) == 0
+    file = output_of(small.parent) / "model_best.pth"
+    best = torch.load(file, weights_only=True)
+    assert best["iteration"] == 1
+    torch.save(best | {"best": best["best"] | {"value": 0.0}}, file)  # nothing will be better
+    assert run_child([*argv, "SOLVER.TRAIN_ITER", "5"]) == 0
+    assert torch.load(file, weights_only=True)["best"]["value"] == 0.0
+    state = torch.load(output_of(small.parent) / "model_final.pth", weights_only=True)["best"]
+    assert (state["value"], state["iteration"], state["without_better"]) == (0.0, 1, 1)

@@ -1,11 +1,16 @@
 """The loop, on a small network of its own: same numbers as written out by hand."""
 
+import io
+import math
+import sys
+
 import pytest
 import torch
 from detectron2.engine import HookBase
 from torch import nn
 
-from centernet.engine import NonFiniteLossError, Trainer
+from centernet.engine import NonFiniteLossError, ProgressBar, Trainer
+from centernet.engine.non_finite import NonFinitePolicy
 
 
 class TwoLosses(nn.Module):
@@ -119,3 +124,17 @@ def test_hooks_see_the_end_only_after_success():
     with pytest.raises(RuntimeError, match="stop"):
         run(trainer, 0, 1)
     assert ends == [2, 0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_bar_of_a_run_whose_first_step_is_skipped(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    trainer = make()
+    trainer.non_finite = NonFinitePolicy("skip", 2)
+    trainer.model.layer.weight.data.fill_(math.nan)
+    trainer.register_hooks([ProgressBar()])
+    run(trainer, 0, 1)
+    assert "1/1" in terminal.getvalue()
+    assert "loss" not in terminal.getvalue()
