@@ -66,14 +66,25 @@ class NonFinitePolicy:
         skipped: steps so far.
     """
 
-    def __init__(self, action: str = "stop", limit: int = 0, folder: Path | None = None, config: str = "") -> None:
+    def __init__(
+        self,
+        action: str = "stop",
+        limit: int = 0,
+        folder: Path | None = None,
+        config: str = "",
+        *,
+        infinity_is_clipped: bool = False,
+    ) -> None:
         """
         Args:
             action: 'stop' or 'skip' (SOLVER.NON_FINITE).
             limit: so many steps in a row are skipped at most (SOLVER.NON_FINITE_LIMIT).
             folder: of the run; its ``bad_batches`` gets the batches. None keeps none.
             config: YAML, kept with them.
+            infinity_is_clipped: an infinite gradient is clipped to a number, as by the published recipe, and only
+                nan is bad.
         """
+        self._infinity_is_clipped = infinity_is_clipped
         self.skips = action == "skip"
         self.skipped = 0
         self._limit = limit
@@ -97,7 +108,9 @@ class NonFinitePolicy:
             raise UserError(f"SOLVER.NON_FINITE is '{action}', must be one of {', '.join(_ACTIONS)}")
         if limit < 0:
             raise UserError(f"SOLVER.NON_FINITE_LIMIT is {limit}: it is a number of steps in a row, 0 or more")
-        return cls(action, limit, Path(cfg.OUTPUT_DIR), cfg.dump())
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        by_value = clip.ENABLED and clip.CLIP_TYPE == "value"
+        return cls(action, limit, Path(cfg.OUTPUT_DIR), cfg.dump(), infinity_is_clipped=by_value)
 
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
@@ -129,6 +142,9 @@ class NonFinitePolicy:
             measures = torch.stack([norm.float() for norm in torch._foreach_norm(gradients, math.inf)])
         else:  # several times faster; finite ones overflow it beyond 1e38 alone
             measures = torch.stack([gradient.sum(dtype=torch.float32) for gradient in gradients])
+            if self._infinity_is_clipped:  # opposite infinities add up to nan
+                for index in measures.isnan().nonzero().flatten().tolist():
+                    measures[index] = gradients[index].abs().max()  # nan if there is one
         if self.skips or not measures.is_cuda:
             self._judge(measures, iteration)
             return
@@ -180,7 +196,8 @@ class NonFinitePolicy:
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
     def _judge(self, measures: Tensor, iteration: int) -> None:
-        bad = (~torch.isfinite(measures)).nonzero().flatten().tolist()
+        bad_ones = measures.isnan() if self._infinity_is_clipped else ~measures.isfinite()
+        bad = bad_ones.nonzero().flatten().tolist()
         if bad:
             name, value = self._names[bad[0]], float(measures[bad[0]])
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""

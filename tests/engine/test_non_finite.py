@@ -194,3 +194,23 @@ def test_all_processes_skip_what_one_of_them_meets(tmp_path, kind):
     assert count == same_count == 1
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "strictly", "clipped"),
+    [
+        ([math.inf, 1.0, 2.0], "inf", None),
+        ([math.inf, -math.inf, 1.0], "nan", None),
+        ([math.nan, math.inf, -math.inf], "nan", "nan"),
+        ([1.0, 2.0, 3.0], None, None),
+    ],
+)
+def test_an_infinite_gradient_that_will_be_clipped_by_value_is_let_be(values, strictly, clipped):
+    model = nn.Linear(3, 1, bias=False)
+    model.weight.grad = torch.tensor([values])
+    for policy, said in ((NonFinitePolicy(), strictly), (NonFinitePolicy(infinity_is_clipped=True), clipped)):
+        if said is None:
+            policy.check_gradients(model, [], 7)
+            continue
+        with pytest.raises(NonFiniteLossError, match=f"gradient of weight is {said} at iteration 7"):
+            policy.check_gradients(model, [], 7)
