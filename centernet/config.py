@@ -150,7 +150,7 @@ def _add_solver(node: CN) -> None:
     node.GRADIENT_ACCUMULATION = 1  # IMS_PER_BATCH is taken in this many parts, for the memory of one; it divides it
     node.RESET_ITER = False  # start at iteration 0 even if the weights file carries an iteration
     node.TRAIN_ITER = -1  # >= 0: stop after this many iterations; the schedule still follows MAX_ITER
-    node.OPTIMIZER = "SGD"  # or 'ADAMW' (arXiv 1711.05101); both with WEIGHT_DECAY, WEIGHT_DECAY_NORM, WEIGHT_DECAY_BIAS
+    node.OPTIMIZER = "SGD"  # or 'ADAMW' (arXiv 1711.05101); both with WEIGHT_DECAY and its kin
     node.LAYER_DECAY = 1.0  # rate of a layer of the body / rate of the layer above it; heads have BASE_LR; 1: all have
     node.EMA = CN()  # exponential moving average of the weights: evaluated beside them, model_final_ema.pth at the end
     node.EMA.ENABLED = False

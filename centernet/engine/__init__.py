@@ -3,11 +3,12 @@
 - start: ``launch`` (one or many processes), ``process_group``, ``processes``, ``train`` (from a config to a run)
 - a step: ``trainer``, ``step`` (its options), ``precision``, ``accumulation``, ``clipping``, ``non_finite``,
   ``batch_dump``
-- what learns: ``optimizer``, ``scaling`` (rates for another number of processes), ``preparation`` (of the model), ``ema``
+- what learns: ``optimizer``, ``scaling`` (rates for another number of processes), ``preparation`` (of the model),
+  ``ema``
 - around a step: ``observers`` (which hooks, in which order), ``hooks``, ``best_checkpoint``, ``validation_loss``,
   ``pictures``, ``progress_bar``, ``memory``, ``writers/``
-- what lasts: ``checkpoint``, ``last_checkpoint`` (the newest whole one), ``manifest``, ``random_state``, ``run_folder``,
-  ``run_record`` (``run.json``), ``logs``, ``atomic_file``, ``faults`` (what went wrong, in one sentence)
+- what lasts: ``checkpoint``, ``last_checkpoint`` (the newest whole one), ``manifest``, ``random_state``,
+  ``run_folder``, ``run_record`` (``run.json``), ``logs``, ``atomic_file``, ``faults`` (what went wrong, in one sentence)
 """
 
 from .atomic_file import write_atomically, write_text_atomically

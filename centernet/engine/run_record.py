@@ -102,7 +102,8 @@ class RunRecord:
             "",
             "`config.yaml` all settings; `run.json` commands, commits, versions; `log.txt` the log, with environment "
             "and model; `metrics.json` figures, a row each 20 iterations; `model_*.pth` checkpoints, `model_best.pth` "
-            "the best one if TEST.BEST_METRIC is set, `model_final.pth` the last; `inference_*` detections; `code-*.diff` "
+            "the best one if TEST.BEST_METRIC is set, `model_final.pth` the last; `bad_images.jsonl` images that were "
+            "replaced; `bad_batches/` batches with a loss that is not finite; `inference_*` detections; `code-*.diff` "
             "what was changed since the commit.",
         ]
         return "\n".join(lines) + "\n"
