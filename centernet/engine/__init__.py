@@ -8,7 +8,8 @@
 - around a step: ``observers`` (which hooks, in which order), ``hooks``, ``best_checkpoint``, ``validation_loss``,
   ``pictures``, ``progress_bar``, ``memory``, ``writers/``
 - what lasts: ``checkpoint``, ``last_checkpoint`` (the newest whole one), ``manifest``, ``random_state``,
-  ``run_folder``, ``run_record`` (``run.json``), ``logs``, ``atomic_file``, ``faults`` (what went wrong, in one sentence)
+  ``run_folder``, ``run_record`` (``run.json``), ``logs``, ``atomic_file``, ``faults`` (what went wrong, in a
+  sentence)
 """
 
 from .atomic_file import write_atomically, write_text_atomically
