@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..modeling.backbone.depth import BodyLayers, body_layers
 from .clipping import with_clipping
 
-__all__ = ["build_optimizer", "check_optimizer"]
+__all__ = ["OptimizerState", "build_optimizer", "check_optimizer"]
 
 _KINDS = ("SGD", "ADAMW")
 
@@ -60,6 +60,39 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     momentum = {} if adamw else {"momentum": node.MOMENTUM, "nesterov": node.NESTEROV}
     optimizer: torch.optim.Optimizer = kind(groups, lr=node.BASE_LR, weight_decay=node.WEIGHT_DECAY, **momentum)
     return optimizer
+
+
+class OptimizerState:
+    """An optimiser as a part of checkpoints: what it has gathered is loaded; rates, decays and momentum stay those of
+    the config."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned.
+
+        Raises:
+            UserError: it is of an optimiser of another kind, or of other parameters.
+        """
+        groups, saved = self._optimizer.param_groups, state_dict["param_groups"]
+        sizes = [[len(group["params"]) for group in each] for each in (groups, saved)]
+        # a newer PyTorch has more settings than an older one; of two kinds, each has some of its own
+        kinds = zip(groups, saved, strict=False)
+        if sizes[0] != sizes[1] or any(a.keys() - b.keys() and b.keys() - a.keys() for a, b in kinds):
+            raise UserError(
+                "the checkpoint's optimiser is not that of this config: set SOLVER.OPTIMIZER, SOLVER.LAYER_DECAY, the "
+                "weight decays and what is frozen (MODEL.FREEZE, FREEZE_AT) back to what the run began with (see its "
+                "log.txt), or start anew, without --resume, with the checkpoint as MODEL.WEIGHTS"
+            )
+        own = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        self._optimizer.load_state_dict(state_dict)
+        for group, settings in zip(self._optimizer.param_groups, own, strict=True):
+            group.update(settings)
 
 
 def _by_layer(

@@ -27,7 +27,7 @@ from .faults import check_limits, explained_faults, saved_where_it_is
 from .last_checkpoint import has_checkpoint, last_checkpoint
 from .logs import run_log
 from .observers import Observers
-from .optimizer import build_optimizer, check_optimizer
+from .optimizer import OptimizerState, build_optimizer, check_optimizer
 from .preparation import check_preparation, prepare_for_training
 from .processes import from_main_process, new_seed, parallel
 from .random_state import seed_random_state
@@ -117,7 +117,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         scheduler = build_lr_scheduler(cfg, optimizer)
         trainer = Trainer(parallel(model), optimizer, scheduler, seed=seed, **step_options(cfg))
         checkpointer = TrainingCheckpointer(
-            trainer.model, str(folder), optimizer=optimizer, scheduler=scheduler, trainer=trainer
+            trainer.model, str(folder), optimizer=OptimizerState(optimizer), scheduler=scheduler, trainer=trainer
         )
         checkpointer.configure(cfg)
         average = weight_average(cfg, model)
@@ -211,6 +211,7 @@ def _seed(cfg: CfgNode, folder: Path | None) -> int:
 
 def _load(cfg: CfgNode, checkpointer: TrainingCheckpointer, *, resume: bool) -> tuple[int, int]:
     """Load what there is; return the first iteration and the one to stop before."""
+    scheduler = checkpointer.checkpointables["scheduler"]
     extra = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     start_iter = int(extra.get("iteration", -1)) + 1
     resumed = resume and checkpointer.has_checkpoint()
@@ -224,12 +225,14 @@ def _load(cfg: CfgNode, checkpointer: TrainingCheckpointer, *, resume: bool) -> 
                 "left to train; set SOLVER.RESET_ITER True to start at 0 from these weights"
             )
         _logger.info("MODEL.WEIGHTS is of iteration %d: training starts at %d", start_iter - 1, start_iter)
-        _move_schedule(checkpointer.checkpointables["scheduler"], start_iter)
+    if 0 < start_iter < max_iter:
+        _move_schedule(scheduler, start_iter)
     return start_iter, max(start_iter, max_iter)
 
 
 def _move_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, iteration: int) -> None:
-    """Give the learning rate the value of ``iteration``: it is a function of the iteration alone."""
+    """Give the learning rate the value of ``iteration``: it is a function of the iteration and the config alone."""
+    scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]  # not a checkpoint's
     scheduler.last_epoch = iteration
     for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
         group["lr"] = rate

@@ -9,6 +9,10 @@ import torch
 from children import run_child
 from small_run import metric_rows, write_config
 
+from centernet.config_file import load_config, resolve_output_dir
+from centernet.engine import train
+from centernet.errors import UserError
+
 EVALUATION = ["TEST.EVAL_PERIOD", "4"]
 
 
@@ -142,3 +146,24 @@ def test_many_kills_at_random_times(tmp_path):
     print(f"{kills} kills")
     assert kills >= 5
     assert_same(outcome(killed.parent), outcome(whole.parent))
+
+
+def test_settings_of_the_config_hold_from_there_on(small):
+    assert run_child([str(small), "SEED", "7", "SOLVER.TRAIN_ITER", "5"]) == 0
+    changed = ["SOLVER.BASE_LR", "0.004", "SOLVER.MOMENTUM", "0.5", "SOLVER.TRAIN_ITER", "6"]
+    assert run_child([str(small), "SEED", "7", *changed, "--resume"]) == 0
+    state = torch.load(small.parent / "output" / "small" / "model_final.pth", weights_only=True)
+    groups = state["optimizer"]["param_groups"]
+    assert {(group["lr"], group["momentum"]) for group in groups} == {(0.004, 0.5)}  # after the warm-up
+    assert set(state["scheduler"]["base_lrs"]) == {0.004}
+
+
+@pytest.mark.parametrize("change", [["SOLVER.OPTIMIZER", "ADAMW"], ["MODEL.FREEZE", "['backbone.bottom_up.stem']"]])
+def test_an_optimiser_of_another_config_is_refused(small, change):
+    assert run_child([str(small), "SEED", "7", "SOLVER.TRAIN_ITER", "2", "DATASETS.TEST", "()"]) == 0
+    saved = (small.parent / "output" / "small" / "model_final.pth").read_bytes()
+    cfg = load_config(small, change)
+    resolve_output_dir(cfg, small)
+    with pytest.raises(UserError, match=r"optimiser is not that of this config: set SOLVER\.OPTIMIZER"):
+        train(cfg, resume=True)
+    assert (small.parent / "output" / "small" / "model_final.pth").read_bytes() == saved
