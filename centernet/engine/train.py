@@ -34,6 +34,7 @@ from .random_state import seed_random_state
 from .run_folder import prepare_run_folder, read_seed
 from .run_record import recorded_run
 from .scaling import scale_to_processes
+from .schedule import check_schedule, move_schedule
 from .step import check_step, step_options
 from .trainer import Trainer
 from .writers import build_writers, check_writers
@@ -64,6 +65,7 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, pr
     if batch < 1 or batch % processes:
         raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}, not a positive multiple of the {processes} processes")
     if not eval_only:
+        check_schedule(cfg)
         check_step(cfg, processes)
         check_optimizer(cfg)
         check_average(cfg)
@@ -226,13 +228,5 @@ def _load(cfg: CfgNode, checkpointer: TrainingCheckpointer, *, resume: bool) -> 
             )
         _logger.info("MODEL.WEIGHTS is of iteration %d: training starts at %d", start_iter - 1, start_iter)
     if 0 < start_iter < max_iter:
-        _move_schedule(scheduler, start_iter)
+        move_schedule(scheduler, start_iter)
     return start_iter, max(start_iter, max_iter)
-
-
-def _move_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, iteration: int) -> None:
-    """Give the learning rate the value of ``iteration``: it is a function of the iteration and the config alone."""
-    scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]  # not a checkpoint's
-    scheduler.last_epoch = iteration
-    for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
-        group["lr"] = rate
