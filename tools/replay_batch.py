@@ -32,6 +32,7 @@ from centernet.config_file import load_config, resolve_device
 from centernet.engine.batch_dump import read_batch_dump
 from centernet.engine.checkpoint import TrainingCheckpointer
 from centernet.engine.precision import Precision
+from centernet.engine.preparation import prepare_for_training
 from centernet.engine.random_state import restore_random_state
 from centernet.errors import UserError, command_line
 from centernet.modeling.build import build_detector
@@ -57,11 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
     dump = read_batch_dump(options.dump)
     cfg = _config(dump, options)
     model = build_detector(cfg)
+    prepare_for_training(cfg, model)
+    precision = Precision.from_config(cfg)
+    precision.prepare(model)
     TrainingCheckpointer(model).resume_or_load(_weights(dump, options), resume=False)
     print(f"iteration {dump['iteration']}, rank {dump['rank']} of {dump['world_size']}: {dump['reason']}")
     for number, sample in enumerate(dump["batch"]):
         print(f"image {number}: {_described(sample)}")
-    found = replay(model, dump["batch"], dump["random_state"], Precision.from_config(cfg))
+    found = replay(model, dump["batch"], dump["random_state"], precision)
     print(f"\n{found or 'Everything is finite, the gradients too.'}")
     return 1 if found else 0
 
@@ -108,6 +112,7 @@ def _config(dump: dict[str, Any], options: argparse.Namespace) -> CfgNode:
         file = Path(folder) / "config.yaml"
         file.write_text(dump["config"], "utf-8")
         cfg = load_config(file, options.opts)
+    cfg.MODEL.COMPILE.ENABLED = False  # minutes, and modules could not be watched
     if options.device:
         cfg.MODEL.DEVICE = options.device
     resolve_device(cfg)

@@ -3,7 +3,7 @@
 - start: ``launch`` (one or many processes), ``process_group``, ``processes``, ``train`` (from a config to a run)
 - a step: ``trainer``, ``step`` (its options), ``precision``, ``accumulation``, ``clipping``, ``non_finite``,
   ``batch_dump``
-- what learns: ``optimizer``, ``schedule``, ``scaling`` (to another number of processes), ``preparation`` (of the model),
+- what learns: ``optimizer``, ``schedule``, ``scaling`` (to another number of processes), ``preparation`` of the model,
   ``ema``
 - around a step: ``observers`` (which hooks, in which order), ``hooks``, ``best_checkpoint``, ``validation_loss``,
   ``pictures``, ``progress_bar``, ``memory``, ``writers/``
