@@ -41,6 +41,8 @@ class Evaluation(hooks.EvalHook):
             if self.evaluated_at != done:  # the end after an early stop: this iteration has been evaluated
                 with keep_random_state():
                     self.scalars = evaluate()
+                for name in self.scalars:  # detectron2's line in the log has medians of 20 values
+                    self.trainer.storage.histories().pop(name, None)
                 self.evaluated_at = done
                 self.trainer.model.train()
             return self.scalars

@@ -1,6 +1,7 @@
 """What watches a training neither changes it nor forgets anything over a resume."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -85,6 +86,12 @@ def test_validation_losses_and_the_best_of_them(watched):
     if lowest["iteration"] == 12:
         assert_same_weights(output_of(watched) / "model_best.pth", output_of(watched) / "model_final.pth")
     assert f"best {lowest['validation/total_loss']:.4g}" in (output_of(watched) / "summary.md").read_text()
+
+
+def test_the_log_has_the_validation_loss_of_the_last_evaluation(watched):
+    found = re.findall(r"iter: 7 .* validation/total_loss: ([\d.]+)", (output_of(watched) / "log.txt").read_text())
+    (row,) = [row for row in metric_rows(output_of(watched)) if row["iteration"] == 7]
+    assert found == [f"{row['validation/total_loss']:.4g}"]
 
 
 @pytest.mark.parametrize("at", [6, pytest.param(8, marks=pytest.mark.slow)])
