@@ -164,10 +164,10 @@ def _use_data(cfg: CfgNode, args: argparse.Namespace) -> None:
     for key in (args.opts or ())[::2]:
         if key in DATA_KEYS:
             raise UserError(f"--data sets {key}: give either --data or {key}, not both")
+    # a job that torchrun started again goes on with what it had, even if the source has changed
+    resume = args.resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     with taking_turns(cfg.OUTPUT_DIR):
-        data = use_own_data(
-            cfg, args.data, val_fraction=args.val_fraction, bad_data=args.bad_data, resume=args.resume
-        )
+        data = use_own_data(cfg, args.data, val_fraction=args.val_fraction, bad_data=args.bad_data, resume=resume)
     print("\n".join(data.summary))
 
 

@@ -19,7 +19,8 @@ __all__ = ["METRICS_FILE", "prepare_run_folder", "read_seed"]
 METRICS_FILE = "metrics.json"
 _SEED_FILE = "seed"
 _OF_ONE_RUN = ("last_checkpoint", "wandb.id", "mlflow.id")  # a fresh run must not go on with them
-_KEPT = (METRICS_FILE, "run.json", "model_best.pth")
+_KEPT = (METRICS_FILE, "run.json", "model_best.pth", "model_final_ema.pth")
+_WRITTEN_WHOLE = ("*.pth", "*.json", "*.jsonl", "*.yaml", "*.md", _SEED_FILE, "last_checkpoint")
 _logger = logging.getLogger(__name__)
 
 
@@ -35,7 +36,7 @@ def prepare_run_folder(folder: Path, cfg: CfgNode, *, resume: bool, start_iter: 
     """Make the folder and bring it to the state that it had when iteration ``start_iter`` began.
 
     A resumed run drops the metric rows that it will write again. A fresh run in a folder that was used before
-    keeps the earlier curve as ``metrics.<n>.json`` (``run.json`` and ``model_best.pth`` likewise) and forgets which
+    keeps the earlier curve as ``metrics.<n>.json`` (``run.json``, ``model_best.pth`` and ``model_final_ema.pth`` likewise) and forgets which
     checkpoint was the last, so that a later resume cannot pick up the earlier run's.
 
     Raises:
@@ -45,8 +46,9 @@ def prepare_run_folder(folder: Path, cfg: CfgNode, *, resume: bool, start_iter: 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"OUTPUT_DIR {folder} cannot be made: {error.strerror}") from error
-    for leftover in folder.glob("*" + TEMPORARY_SUFFIX):
-        leftover.unlink()
+    for name in _WRITTEN_WHOLE:
+        for leftover in folder.glob(name + TEMPORARY_SUFFIX):
+            leftover.unlink()
     if not resume:
         _set_earlier_run_aside(folder)
     write_text_atomically(folder / _SEED_FILE, f"{seed}\n")

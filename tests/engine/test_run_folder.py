@@ -49,12 +49,13 @@ def test_fresh_start_sets_the_earlier_curve_aside(tmp_path):
 
 
 def test_fresh_start_forgets_the_run_of_a_service_and_keeps_the_best_weights(tmp_path):
-    for name in ("run.json", "model_best.pth", "wandb.id", "mlflow.id"):
+    for name in ("run.json", "model_best.pth", "model_final_ema.pth", "wandb.id", "mlflow.id", "theirs.tmp"):
         (tmp_path / name).write_text("old")
     prepare(tmp_path, start_iter=0, resume=True)
     assert (tmp_path / "wandb.id").exists()
     prepare(tmp_path, start_iter=0, resume=False)
-    assert {file.name for file in tmp_path.iterdir()} == {"config.yaml", "seed", "run.1.json", "model_best.1.pth"}
+    left = {"config.yaml", "seed", "run.1.json", "model_best.1.pth", "model_final_ema.1.pth", "theirs.tmp"}
+    assert {file.name for file in tmp_path.iterdir()} == left
 
 
 def test_folder_that_cannot_be_made(tmp_path):
