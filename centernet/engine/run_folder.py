@@ -36,8 +36,8 @@ def prepare_run_folder(folder: Path, cfg: CfgNode, *, resume: bool, start_iter: 
     """Make the folder and bring it to the state that it had when iteration ``start_iter`` began.
 
     A resumed run drops the metric rows that it will write again. A fresh run in a folder that was used before
-    keeps the earlier curve as ``metrics.<n>.json`` (``run.json``, ``model_best.pth`` and ``model_final_ema.pth`` likewise) and forgets which
-    checkpoint was the last, so that a later resume cannot pick up the earlier run's.
+    keeps the earlier curve as ``metrics.<n>.json`` (``run.json``, ``model_best.pth`` and ``model_final_ema.pth``
+    likewise) and forgets which checkpoint was the last, so that a later resume cannot pick up the earlier run's.
 
     Raises:
         UserError: the folder cannot be made or written.
