@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from ..data.datasets import check_files, ensure_registered
 from ..data.loader import build_test_loader
 from ..errors import UserError
-from ..modeling.test_time_augmentation import check_test_time_augmentation, with_test_time_augmentation
+from ..modeling.augmented_inference import check_test_time_augmentation, with_test_time_augmentation
 from .coco import FastCOCOEvaluator
 from .lvis import FastLVISEvaluator
 from .proposals import ProposalRecorder, check_recordable

@@ -10,9 +10,9 @@ from detectron2.config import CfgNode
 from ..config_file import check_weights
 from ..data.augmentation import build_test_resize
 from ..errors import UserError
+from ..modeling.augmented_inference import check_test_time_augmentation, with_test_time_augmentation
 from ..modeling.build import build_detector
 from ..modeling.finite_check import settle_finite_checks
-from ..modeling.test_time_augmentation import check_test_time_augmentation, with_test_time_augmentation
 from ..weights import follow_weights
 from .thresholds import filter_predictions, set_score_threshold
 from .visualize import resolve_metadata
