@@ -49,7 +49,7 @@ def batch_of(iteration: int, images: int, *, masks: bool = False) -> list[dict[s
     return batch
 
 
-def train(name: str, options: tuple[Any, ...], iterations: int, images: int) -> dict[str, Any]:
+def train(name: str, options: tuple[Any, ...], iterations: int, images: int, double: bool = False) -> dict[str, Any]:
     """Losses of each iteration and final weights of a tiny model, trained on this process's share of the batches."""
     import sys
 
@@ -71,7 +71,7 @@ def train(name: str, options: tuple[Any, ...], iterations: int, images: int) -> 
 
     cfg = tiny_cfg(name, *options)
     torch.manual_seed(0)
-    model = build_model(cfg)
+    model = build_model(cfg).to(torch.float64 if double else torch.float32)
     share = images // comm.get_world_size()
     first = comm.get_rank() * share
     masks = cfg.MODEL.MASK_ON
@@ -87,9 +87,11 @@ def train(name: str, options: tuple[Any, ...], iterations: int, images: int) -> 
     return {"losses": recorder.rows, "weights": model.state_dict(), "without gradient": without}
 
 
-def train_all(runs: list[tuple[str, tuple[Any, ...]]], iterations: int, images: int) -> list[dict[str, Any]]:
+def train_all(
+    runs: list[tuple[str, tuple[Any, ...]]], iterations: int, images: int, double: bool = False
+) -> list[dict[str, Any]]:
     """:func:`train` of each."""
-    return [train(name, options, iterations, images) for name, options in runs]
+    return [train(name, options, iterations, images, double) for name, options in runs]
 
 
 def evaluate_oracle(names: list[str]) -> tuple[dict[str, Any], list[list[Any]]]:
