@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.random_boxes import random_boxes
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
@@ -33,15 +34,6 @@ from centernet.ops.targets import TargetRules, build_targets
 REPOSITORY = Path(__file__).resolve().parents[1]
 STRIDES = (8, 16, 32, 64, 128)
 SIZES_OF_INTEREST = ((0, 80), (64, 160), (128, 320), (256, 640), (512, 1e7))
-
-
-def random_boxes(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Boxes with log-uniform sides from 12 px to 90 % of the image, clipped to it: float32 ``[count, 4]``."""
-    random = np.random.RandomState(seed)
-    sides = np.exp(random.uniform(np.log(12), np.log(0.9 * min(height, width)), (count, 2)))
-    centers = random.uniform(0, 1, (count, 2)) * (width, height)
-    corners = np.concatenate([centers - sides / 2, centers + sides / 2], axis=1)
-    return torch.from_numpy(np.clip(corners, 0, (width, height, width, height)).astype(np.float32))
 
 
 def seconds(call: Callable[[], object]) -> float:

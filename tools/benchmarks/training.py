@@ -22,8 +22,8 @@ from detectron2.structures import Boxes, Instances
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tools")]
 
-from benchmark import random_boxes  # noqa: E402
 from benchmarks.index import from_proc, in_process  # noqa: E402
+from benchmarks.random_boxes import random_boxes  # noqa: E402
 
 import centernet  # noqa: E402, F401  registers the models
 from centernet.config_file import load_config  # noqa: E402
