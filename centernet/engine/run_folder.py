@@ -20,7 +20,7 @@ METRICS_FILE = "metrics.json"
 _SEED_FILE = "seed"
 _OF_ONE_RUN = ("last_checkpoint", "wandb.id", "mlflow.id")  # a fresh run must not go on with them
 _KEPT = (METRICS_FILE, "run.json", "model_best.pth", "model_final_ema.pth")
-_WRITTEN_WHOLE = ("*.pth", "*.json", "*.jsonl", "*.yaml", "*.md", _SEED_FILE, "last_checkpoint")
+_WRITTEN_WHOLE = ("*.pth", "*.json", "*.jsonl", "*.yaml", "*.md", "*.diff", _SEED_FILE, "last_checkpoint")
 _logger = logging.getLogger(__name__)
 
 
