@@ -43,7 +43,8 @@ def batch(number):
 
 def build(folder, base, *options, norm="GN"):
     path = write_config(folder / base, base=base)
-    cfg = load_config(str(path), ["MODEL.RESNETS.NORM", norm, "SOLVER.BASE_LR", "0.005", "SOLVER.MAX_ITER", "24", *options])
+    schedule = ("SOLVER.BASE_LR", "0.005", "SOLVER.MAX_ITER", "24")
+    cfg = load_config(str(path), ["MODEL.RESNETS.NORM", norm, *schedule, *options])
     torch.manual_seed(0)
     # in float64 noise does not change the order of near-equal proposals, hence which are sampled
     model = build_model(cfg).double()

@@ -17,7 +17,7 @@ from children import CONTEXT
 from small_run import write_config
 from test_resume import assert_same, losses_by_iteration, outcome
 
-OPTS = ["SEED", "7", "SOLVER.MAX_ITER", "130", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "50"]
+OPTS = ["SEED", "7", "SOLVER.MAX_ITER", "240", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "50"]
 OPTS += ["SOLVER.CHECKPOINTS_KEPT", "3"]
 PHASES = ["middle"] * 14 + ["written"] * 4 + ["renamed"] * 4 + ["untagged"] * 4  # of a checkpoint write
 
@@ -38,7 +38,8 @@ def kills(seed: int) -> list[Kill]:
     draw = random.Random(seed)
     drawn = [Kill(signal.SIGKILL, phase, draw.choice((1, 1, 2)), draw.random()) for phase in PHASES]
     for number in [signal.SIGKILL] * 20 + [signal.SIGTERM] * 7 + [signal.SIGINT] * 7:
-        drawn.append(Kill(number, iterations=draw.randrange(3), seconds=draw.uniform(0, 0.15)))
+        # soon enough that the run does not end before the last kill on a fast machine
+        drawn.append(Kill(number, iterations=draw.randrange(3), seconds=draw.uniform(0, 0.03)))
     draw.shuffle(drawn)
     return drawn
 
