@@ -1,7 +1,6 @@
 """Rules of this house: no copied code, short files and functions, floors of the architecture, nothing local."""
 
 import ast
-import importlib.util
 import re
 import subprocess
 from functools import cache
@@ -21,11 +20,8 @@ def tree(name):
 
 
 @pytest.fixture(scope="module")
-def check_duplicates():
-    spec = importlib.util.spec_from_file_location("check_duplicates", ROOT / "tools" / "check_duplicates.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def check_duplicates(load_tool):
+    return load_tool("check_duplicates")
 
 
 def test_no_code_is_copied(check_duplicates):

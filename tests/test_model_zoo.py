@@ -1,6 +1,5 @@
 """The zoo's table is whole and true to its sources, and a name is enough to get a config, weights and a model."""
 
-import importlib.util
 import json
 import logging
 import re
@@ -110,10 +109,8 @@ def test_pseudo_labels_belong_to_self_training():
         assert bool(row.pseudo_labels) == row.name.endswith("_ST") == noted, row.name
 
 
-def test_the_page_is_the_generated_one():
-    spec = importlib.util.spec_from_file_location("make_model_zoo", REPOSITORY / "tools" / "make_model_zoo.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+def test_the_page_is_the_generated_one(load_tool):
+    tool = load_tool("make_model_zoo")
     assert tool.page() == tool.PAGE.read_text("utf-8"), "run tools/make_model_zoo.py"
     for row in ROWS:
         assert f"(../configs/{row.config})" in tool.page()

@@ -146,6 +146,7 @@ class BestCheckpoint(HookBase):
         best.considered = done
         value = self._evaluation.scalars.get(best.metric)
         if value is None:
+            self._check_loss_exists()
             _logger.warning(
                 "TEST.BEST_METRIC: %s is not defined in this evaluation, which gives %s",
                 best.metric,
@@ -157,6 +158,12 @@ class BestCheckpoint(HookBase):
         best.take(value, done)
         if comm.is_main_process():
             self._save()
+
+    def _check_loss_exists(self) -> None:
+        """Only the model knows the names of its losses, so a wrong one shows at the first evaluation."""
+        losses = [f"{PREFIX}{name}" for name in self.trainer.storage.histories() if name.startswith("loss")]
+        if self.so_far.metric.startswith(f"{PREFIX}loss") and self.so_far.metric not in losses:
+            raise UserError(f"TEST.BEST_METRIC is '{self.so_far.metric}', but the losses are {', '.join(losses)}")
 
     def _save(self) -> None:
         metric, value = self.so_far.metric, self.so_far.value

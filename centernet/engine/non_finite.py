@@ -175,10 +175,10 @@ class NonFinitePolicy:
             raise error
         kept = self._keep(model, batch, iteration, self._random_state, str(error), with_weights=True)
         where = f"; {kept} has the batch for tools/replay_batch.py" if kept else ""
-        self.skipped += 1
-        self._in_a_row += 1
         if not self.skips:
             raise _with(error, f"{error}{where}") from error
+        self.skipped += 1
+        self._in_a_row += 1
         if self._in_a_row > self._limit:
             raise NonFiniteLossError(
                 f"{self._in_a_row} steps in a row would have to be skipped (SOLVER.NON_FINITE_LIMIT is {self._limit}), "

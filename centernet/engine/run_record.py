@@ -27,6 +27,7 @@ from detectron2.utils import comm
 from ..errors import UserError
 from .atomic_file import write_text_atomically
 from .manifest import code_version
+from .process_group import is_lost_peer
 
 __all__ = ["RUN_FILE", "RunRecord", "recorded_run"]
 
@@ -136,6 +137,8 @@ def _outcome(error: BaseException) -> str:
         return f"stopped by {signal.Signals(error.code - 128).name}"
     if isinstance(error, UserError):
         return f"error: {error}"
+    if is_lost_peer(error):  # whose words hold addresses of machines
+        return "error: another process has gone"
     return f"error: {type(error).__name__}: {error}"
 
 

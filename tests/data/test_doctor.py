@@ -1,6 +1,5 @@
 """The dataset doctor on data with every illness it knows, its report, and the tool's exit status."""
 
-import importlib.util
 import json
 import re
 import sys
@@ -290,12 +289,8 @@ def test_report_without_any_box(tmp_path, base_cfg):
 
 
 @pytest.fixture
-def tool():
-    path = Path(__file__).resolve().parents[2] / "tools" / "check_dataset.py"
-    spec = importlib.util.spec_from_file_location("check_dataset", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("check_dataset")
 
 
 def test_exit_status(tool, sick, tmp_path, capsys):

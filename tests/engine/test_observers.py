@@ -167,6 +167,14 @@ def test_refuses_before_anything_is_written(small, opts, sentence):
     assert not output_of(small.parent).exists()
 
 
+def test_a_validation_loss_that_the_model_does_not_have_stops_the_run(small):
+    opts = ["TEST.BEST_METRIC", "validation/loss_clas", "TEST.VALIDATION_LOSS", "True", "TEST.EVAL_PERIOD", "1"]
+    cfg = load_config(small, opts)
+    resolve_output_dir(cfg, small)
+    with pytest.raises(UserError, match="'validation/loss_clas', but the losses are validation/loss_"):
+        run(cfg)
+
+
 @pytest.mark.slow
 def test_a_run_that_ends_by_itself_was_not_stopped_early(small):
     argv = [str(small), *STOPPING, "SOLVER.TRAIN_ITER", "6"]  # its last evaluation is the second without a better AP
@@ -188,3 +196,12 @@ def test_a_longer_run_keeps_the_best_of_the_last_evaluation(small):
     assert torch.load(file, weights_only=True)["best"]["value"] == 0.0
     state = torch.load(output_of(small.parent) / "model_final.pth", weights_only=True)["best"]
     assert (state["value"], state["iteration"], state["without_better"]) == (0.0, 1, 1)
+
+
+def test_a_lost_process_is_said_without_the_words_of_its_library():
+    from centernet.engine.run_record import _outcome
+
+    assert _outcome(RuntimeError("gloo: Connection closed by peer [10.0.0.7]:4711")) == (
+        "error: another process has gone"
+    )
+    assert _outcome(KeyError("box")) == "error: KeyError: 'box'"

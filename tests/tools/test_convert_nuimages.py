@@ -1,7 +1,6 @@
 """nuImages' tables in the published layout, made here, into the COCO JSON file that the registration reads."""
 
 import base64
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -22,12 +21,8 @@ KINDS = [*CLASS_OF, "animal", "vehicle.emergency.police", "flat.driveable_surfac
 
 
 @pytest.fixture(scope="module")
-def tool():
-    path = Path(__file__).resolve().parents[2] / "tools" / "convert_nuimages.py"
-    spec = importlib.util.spec_from_file_location("convert_nuimages", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("convert_nuimages")
 
 
 def encoded(box):

@@ -1,6 +1,5 @@
 """Curves of runs: what is drawn, and one sentence for what cannot be."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,12 +10,8 @@ from centernet.evaluation.report.curves import draw_runs, metric_rows, read_runs
 
 
 @pytest.fixture(scope="module")
-def tool():
-    path = Path(__file__).resolve().parents[2] / "tools" / "plot_metrics.py"
-    spec = importlib.util.spec_from_file_location("plot_metrics", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("plot_metrics")
 
 
 def write_run(folder: Path, count: int = 200, factor: float = 1.0) -> Path:

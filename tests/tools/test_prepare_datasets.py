@@ -1,6 +1,5 @@
 """What is said about data sets that are complete, partly there, or absent."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,12 +10,9 @@ from centernet.data.datasets import class_names
 
 
 @pytest.fixture
-def tool(tmp_path, monkeypatch):
+def tool(load_tool, tmp_path, monkeypatch):
     """The module, with the datasets folder moved to an empty one."""
-    path = Path(__file__).resolve().parents[2] / "tools" / "prepare_datasets.py"
-    spec = importlib.util.spec_from_file_location("prepare_datasets", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool("prepare_datasets")
     monkeypatch.setattr(module, "data_root", lambda: str(tmp_path))
     metadata = vars(MetadataCatalog.get("nuimages_mini"))  # its attributes cannot be set twice
     monkeypatch.setitem(metadata, "json_file", str(tmp_path / "nuimages/annotations/nuimages_v1.0-mini.json"))

@@ -1,6 +1,5 @@
 """The command: thresholds, exit codes, one-sentence errors, and a process killed in the middle."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -30,11 +29,8 @@ INPUT: {{MIN_SIZE_TEST: 64}}
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("pseudo_label", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("pseudo_label")
 
 
 @pytest.fixture(scope="module")

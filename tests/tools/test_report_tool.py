@@ -1,19 +1,14 @@
 """The command line of the report."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
 @pytest.fixture
-def tool():
-    path = Path(__file__).resolve().parents[2] / "tools" / "report.py"
-    spec = importlib.util.spec_from_file_location("report_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def tool(load_tool):
+    module = load_tool("report")
     before = set(DatasetCatalog.list())
     yield module
     for name in set(DatasetCatalog.list()) - before:

@@ -1,6 +1,5 @@
 """The demo runner: the commands it runs, the table it ends with, and what it says when something fails."""
 
-import importlib.util
 import json
 import subprocess
 from pathlib import Path
@@ -16,12 +15,9 @@ ROWS = [
 
 
 @pytest.fixture
-def tool(tmp_path, monkeypatch):
+def tool(load_tool, tmp_path, monkeypatch):
     """The module, with a folder of its own for a root, and commands recorded instead of run."""
-    path = Path(__file__).resolve().parents[2] / "tools" / "run_demo.py"
-    spec = importlib.util.spec_from_file_location("run_demo", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool("run_demo")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     (tmp_path / "datasets/digits/val").mkdir(parents=True)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,13 +178,8 @@ def test_missing_photograph_is_one_sentence(monkeypatch):
         digits_render.load_source("train")
 
 
-def test_the_command_line(tmp_path, capsys):
-    import importlib.util
-
-    path = Path(__file__).resolve().parents[3] / "tools" / "make_demo_data.py"
-    spec = importlib.util.spec_from_file_location("make_demo_data", path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+def test_the_command_line(load_tool, tmp_path, capsys):
+    tool = load_tool("make_demo_data")
     assert tool.main(["--root", str(tmp_path), "--train", "2", "--val", "1"]) == 0
     assert "2 training and 1 validation images" in capsys.readouterr().out
     assert tool.main(["--root", str(tmp_path), "--train", "0"]) == 2
