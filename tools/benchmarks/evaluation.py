@@ -2,10 +2,10 @@
 
 Timed is the way from annotations and detections as lists in memory to all figures, loading into the scorer's own
 structures included. Each run is a process of its own, with its peak memory. All scorers run on one thread, so that CPU
-time is what the clock shows on an idle machine, and without garbage collection, which finds nothing and costs those with
-many objects most. The lvis package keeps several Python objects for each pair of an image and a class, found or not, and
-visits each five times: some 13 minutes and 24 GB for 20,000 images. It runs on 250, 500 and 1,000 images, and on all of
-them where memory and swap space have room; otherwise a straight line through the last two gives its time and memory.
+time is what the clock shows on an idle machine, and without garbage collection, which finds nothing and costs those
+with many objects most. The lvis package keeps several Python objects for each pair of an image and a class, found or
+not, and visits each five times: some 13 minutes and 24 GB for 20,000 images. It runs on 250, 500 and 1,000 images, and
+on all of them where memory and swap space have room; otherwise a straight line gives its time and memory for all.
 """
 
 import contextlib
