@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..modeling.padded_instances import PaddedInstances
+from ..modeling.padded_instances import PaddedInstances, image_size_tensor
 from ..ops.detections import PaddedDetections
 
 __all__ = ["PROPOSALS_FILE", "ProposalRecorder", "StoredProposals", "check_recordable", "read_proposals"]
@@ -88,7 +88,8 @@ class ProposalRecorder(DatasetEvaluator):
         padded = proposals.padded
         if self._rooted:
             padded = padded._replace(scores=padded.scores.square())
-        detections = heads.detect(features, padded, proposals.image_sizes) if self._multiplies else None
+        sizes = image_size_tensor(proposals.image_sizes, padded.boxes.device)
+        detections = heads.detect(features, padded, sizes) if self._multiplies else None
         self._batch = PaddedInstances(padded, proposals.image_sizes), detections
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[Any]) -> None:

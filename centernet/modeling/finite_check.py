@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..ops.capture import capture_target
 
 _MOST_PENDING = 8  # verdicts on their way from a GPU; beyond it the oldest is waited for
 
@@ -46,7 +47,7 @@ class FiniteCheck:
         Raises:
             NonFiniteError: with the tensor's name and advice.
         """
-        if not self.enabled or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if not self.enabled or torch.compiler.is_compiling() or torch.jit.is_tracing() or capture_target():
             return
         tensors = {**suspects, **outputs}
         if next(iter(outputs.values())).is_cuda:

@@ -66,11 +66,25 @@ def decode(
         ``min(post_nms_topk, candidates)`` slots an image, best first. Boxes may reach outside the image unless
         ``clip``.
     """
+    return decode_with_objectness(heatmaps, ltrbs, strides, image_sizes, rules, agnostic)[0]
+
+
+def decode_with_objectness(
+    heatmaps: Sequence[Tensor],
+    ltrbs: Sequence[Tensor],
+    strides: Sequence[int],
+    image_sizes: Tensor | None,
+    rules: DecodeRules,
+    agnostic: Sequence[Tensor] | None = None,
+) -> tuple[PaddedDetections, Tensor]:
+    """:func:`decode`, and the probability of the class-agnostic map at each box, 1 without one: float32 ``[B, K]``, 0
+    in padding."""
     levels = [
         _level_candidates(heatmap, ltrb, stride, rules, None if agnostic is None else agnostic[level])
         for level, (heatmap, ltrb, stride) in enumerate(zip(heatmaps, ltrbs, strides, strict=True))
     ]
-    candidates = PaddedDetections(*(torch.cat(field, dim=1) for field in zip(*levels, strict=True)))
+    *fields, objectness = (torch.cat(field, dim=1) for field in zip(*levels, strict=True))
+    candidates = PaddedDetections(*fields)
     if rules.clip:
         assert image_sizes is not None
         candidates = candidates._replace(boxes=clip_boxes(candidates.boxes, image_sizes))
@@ -80,19 +94,22 @@ def decode(
         best = nms_best(*candidates, rules.nms_th, rules.post_nms_topk, order_equals)
     else:
         best = best_first(candidates.scores, candidates.valid, rules.post_nms_topk)
-    return take(candidates, best)
+    found = take(candidates, best)
+    return found, torch.where(found.valid, objectness.gather(1, best.clamp(min=0)), torch.zeros_like(found.scores))
 
 
 def _level_candidates(
     heatmap: Tensor, ltrb: Tensor, stride: int, rules: DecodeRules, agnostic: Tensor | None
-) -> PaddedDetections:
-    """The ``pre_nms_topk`` best (cell, class) pairs of one level."""
-    batch, _, height, width = heatmap.shape
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The ``pre_nms_topk`` best (cell, class) pairs of one level: the fields of ``PaddedDetections``, and the
+    probability of the class-agnostic map."""
+    height, width = heatmap.shape[2:]
     probability = heatmap.float().sigmoid()
     if rules.center_nms:
         peak = F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
         probability = torch.where(peak == probability, probability, torch.zeros_like(probability))
-    value = probability if agnostic is None else probability * agnostic.float().sigmoid()
+    objectness = None if agnostic is None else agnostic.float().sigmoid()
+    value = probability if objectness is None else probability * objectness
     # padding slots rank below every candidate and are recognised by their sign
     value = torch.where(probability > rules.inference_th, value, torch.full_like(value, -1.0)).flatten(1)
     value, index = _top(value, rules.pre_nms_topk)
@@ -103,11 +120,12 @@ def _level_candidates(
     sides = ltrb.float().flatten(2).gather(2, cell[:, None].expand(-1, 4, -1)).transpose(1, 2) * stride
     top_left = center - sides[..., :2]
     bottom_right = torch.maximum(center + sides[..., 2:], top_left + _MIN_SIDE)
-    return PaddedDetections(
-        boxes=torch.cat((top_left, bottom_right), dim=-1),
-        scores=value.sqrt() if rules.sqrt_score else value,
-        classes=index // (height * width),
-        valid=valid,
+    return (
+        torch.cat((top_left, bottom_right), dim=-1),
+        value.sqrt() if rules.sqrt_score else value,
+        index // (height * width),
+        valid,
+        torch.ones_like(value) if objectness is None else objectness.flatten(1).gather(1, cell),
     )
 
 

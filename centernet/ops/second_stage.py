@@ -45,6 +45,13 @@ def combine_scores(stage_probabilities: Sequence[Tensor], proposal_scores: Tenso
 def select_detections(
     boxes: Tensor, scores: Tensor, valid: Tensor, image_sizes: Tensor, rules: DetectRules
 ) -> PaddedDetections:
+    """:func:`select_with_owner` without the owners."""
+    return select_with_owner(boxes, scores, valid, image_sizes, rules)[0]
+
+
+def select_with_owner(
+    boxes: Tensor, scores: Tensor, valid: Tensor, image_sizes: Tensor, rules: DetectRules
+) -> tuple[PaddedDetections, Tensor]:
     """Class-wise NMS over all (proposal, class) pairs above the threshold.
 
     Args:
@@ -54,7 +61,8 @@ def select_detections(
         image_sizes: ``[B, 2]`` ``(height, width)``, pixels; boxes are clipped to it.
 
     Returns:
-        ``topk`` slots an image (fewer if there are fewer pairs), best first.
+        ``topk`` slots an image (fewer if there are fewer pairs), best first, and which proposal each comes from, int64
+        ``[B, topk]`` (0 in padding).
     """
     batch, num_proposals, num_classes = scores.shape[0], scores.shape[1], scores.shape[2] - 1
     usable = valid & boxes.isfinite().all(dim=-1) & scores.isfinite().all(dim=-1)
@@ -71,4 +79,6 @@ def select_detections(
     boxes = clip_boxes(torch.where(ranked[..., None] >= 0, boxes, torch.zeros_like(boxes)), image_sizes)
     candidates = PaddedDetections(boxes, ranked.clamp(min=0), classes, ranked >= 0)
     topk = rules.topk if rules.topk >= 0 else ranked.shape[1]
-    return take(candidates, nms_best(*candidates, rules.nms_thresh, topk, True))
+    best = nms_best(*candidates, rules.nms_thresh, topk, True)
+    found = take(candidates, best)
+    return found, torch.where(found.valid, owner.gather(1, best.clamp(min=0)), torch.zeros_like(best))

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ...ops.assign import Objects
-from ...ops.decode import DecodeRules, decode
+from ...ops.decode import DecodeRules, decode_with_objectness
 from ...ops.detections import PaddedDetections
 from ...ops.grid import Pyramid, flatten_levels
 from ...ops.losses import LOC_LOSS_TYPES, FocalRules, heatmap_focal_loss, iou_loss
@@ -211,11 +211,9 @@ class CenterNet(nn.Module):
         Raises:
             NonFiniteError: a feature, prediction or ground-truth box holds NaN or infinity.
         """
-        features = [features_dict[f] for f in self.in_features]
-        head_output: HeadOutput = self.centernet_head(features)
-        self._check(features, head_output)
+        head_output = self.maps(features_dict)
         if not self.training:
-            padded = self.propose(head_output, images.image_sizes)
+            padded = self._decoded(head_output, images.image_sizes)
             as_proposals = self.only_proposal or self.as_proposal
             if self.debug:
                 draw_first_stage(self.debug, images, head_output, padded, self.strides, as_proposals=as_proposals)
@@ -225,18 +223,40 @@ class CenterNet(nn.Module):
         losses = self.losses(head_output, gt_instances, images)
         if not (self.only_proposal or self.as_proposal):
             return None, losses
-        return self._training_proposals(self.propose(head_output, images.image_sizes), images.image_sizes), losses
+        padded = self._decoded(head_output, images.image_sizes)
+        return self._training_proposals(padded, images.image_sizes), losses
 
     @torch.no_grad()
-    def propose(self, head_output: HeadOutput, image_sizes: Sequence[tuple[int, int]]) -> PaddedDetections:
+    def _decoded(self, head_output: HeadOutput, image_sizes: Sequence[tuple[int, int]]) -> PaddedDetections:
+        return self.propose(head_output, image_size_tensor(image_sizes, head_output[1][0].device))
+
+    def maps(self, features_dict: dict[str, Tensor]) -> HeadOutput:
+        """``(class logits, ltrb, agnostic logits)`` of the head, checked to be finite (not while a graph is captured).
+
+        Raises:
+            NonFiniteError: a feature or prediction holds NaN or infinity.
+        """
+        features = [features_dict[f] for f in self.in_features]
+        head_output: HeadOutput = self.centernet_head(features)
+        self._check(features, head_output)
+        return head_output
+
+    def propose(self, head_output: HeadOutput, image_sizes: Tensor) -> PaddedDetections:
         """Decode the head's maps to the configured number of boxes an image. See
         :func:`centernet.ops.decode.decode`."""
+        return self.propose_with_objectness(head_output, image_sizes)[0]
+
+    def propose_with_objectness(
+        self, head_output: HeadOutput, image_sizes: Tensor
+    ) -> tuple[PaddedDetections, Tensor]:
+        """:meth:`propose`, and P(object) of each box, float32 ``[B, K]``: of the class-agnostic map, 1 without one."""
         classes, boxes, agnostic = head_output
         rules = self.train_decode_rules if self.training else self.test_decode_rules
-        sizes = image_size_tensor(image_sizes, boxes[0].device) if rules.clip else None
         if self.only_proposal:
-            return decode(agnostic, boxes, self.strides, sizes, rules)
-        return decode(classes, boxes, self.strides, sizes, rules, agnostic if self.with_agn_hm else None)
+            found, _ = decode_with_objectness(agnostic, boxes, self.strides, image_sizes, rules)
+            return found, found.scores**2 if rules.sqrt_score else found.scores
+        maps = agnostic if self.with_agn_hm else None
+        return decode_with_objectness(classes, boxes, self.strides, image_sizes, rules, maps)
 
     def losses(self, head_output: HeadOutput, gt_instances: list[Instances], images: ImageList) -> dict[str, Tensor]:
         """Float32 scalars: ``loss_centernet_loc``, and ``loss_centernet_{pos,neg}`` of the class heatmap and

@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from torch import Tensor, nn
 
 from ...ops.detections import PaddedDetections, clip_boxes
-from ...ops.second_stage import DetectRules, combine_scores, select_detections
+from ...ops.second_stage import DetectRules, combine_scores, select_with_owner
 from ...registration import register_once
 from ..debug import DebugOptions, draw_second_stage
 from ..layers.roi_pooler import use_all_cores
@@ -26,7 +26,7 @@ from ..padded_instances import PaddedInstances, image_size_tensor, pad_proposals
 from .box_predictor import ProbabilisticBoxPredictor
 
 
-class _PaddedInference(nn.Module):
+class PaddedInference(nn.Module):
     """Inference of one or several box stages on padded tensors. Subclasses say what a stage is."""
 
     score_field: str  # of the proposals: what the class probability is multiplied with
@@ -68,32 +68,37 @@ class _PaddedInference(nn.Module):
         raise NotImplementedError
 
     def detect(
-        self, features: dict[str, Tensor], proposals: PaddedDetections, image_sizes: Sequence[tuple[int, int]]
+        self, features: dict[str, Tensor], proposals: PaddedDetections, image_sizes: Tensor
     ) -> PaddedDetections:
         """Final detections of a batch.
 
         Args:
             features: ``{name: [B, C, H_l, W_l]}``.
             proposals: ``[B, K]`` from the first stage; only boxes, scores and the mask are read.
-            image_sizes: ``(height, width)`` in pixels, one an image.
+            image_sizes: int64 ``[B, 2]`` ``(height, width)``, pixels.
 
         Returns:
             ``DETECTIONS_PER_IMAGE`` slots an image; boxes in network-input pixels, inside the image.
         """
+        return self.detect_with_owner(features, proposals, image_sizes)[0]
+
+    def detect_with_owner(
+        self, features: dict[str, Tensor], proposals: PaddedDetections, image_sizes: Tensor
+    ) -> tuple[PaddedDetections, Tensor]:
+        """:meth:`detect`, and which of the proposals each detection comes from, int64 ``[B, K']`` (0 in padding)."""
         maps = [features[f] for f in self.box_in_features]
         batch, slots = proposals.valid.shape
-        sizes = image_size_tensor(image_sizes, proposals.boxes.device)
         boxes, probabilities = proposals.boxes, []
         for stage, (head, predictor) in enumerate(self._stages()):
             if stage > 0:
-                boxes = clip_boxes(boxes, sizes)
+                boxes = clip_boxes(boxes, image_sizes)
             pooled = self.box_pooler(maps, [Boxes(b) for b in boxes.unbind()])
             logits, deltas = predictor(head(pooled))
             probabilities.append(predictor.class_probabilities(logits).view(batch, slots, -1))
             boxes = predictor.box2box_transform.apply_deltas(deltas, boxes.flatten(0, 1)).view(batch, slots, -1)
         scores = combine_scores(probabilities, proposals.scores if predictor.mult_proposal_score else None)
         rules = DetectRules(predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image)
-        return select_detections(boxes, scores, proposals.valid, sizes, rules)
+        return select_with_owner(boxes, scores, proposals.valid, image_sizes, rules)
 
     def _forward_box(
         self, features: dict[str, Tensor], proposals: Sequence[Instances], *targets: Any
@@ -105,7 +110,8 @@ class _PaddedInference(nn.Module):
         if isinstance(proposals, PaddedInstances):
             image_sizes = list(proposals.image_sizes)
         padded = pad_proposals(proposals, self.score_field)
-        return list(PaddedInstances(self.detect(features, padded, image_sizes), image_sizes))
+        sizes = image_size_tensor(image_sizes, padded.boxes.device)
+        return list(PaddedInstances(self.detect(features, padded, sizes), image_sizes))
 
     def _forward_mask(
         self, features: dict[str, Tensor], instances: list[Instances]
@@ -129,7 +135,7 @@ def _without_own_fed_loss(cfg: CfgNode) -> CfgNode:
 
 
 @register_once(ROI_HEADS_REGISTRY, "CustomROIHeads")
-class ProbabilisticROIHeads(_PaddedInference, StandardROIHeads):
+class ProbabilisticROIHeads(PaddedInference, StandardROIHeads):
     """One box stage (Faster R-CNN). Registered as ``CustomROIHeads``, its published name."""
 
     score_field = "objectness_logits"
@@ -145,7 +151,7 @@ class ProbabilisticROIHeads(_PaddedInference, StandardROIHeads):
 
 
 @register_once(ROI_HEADS_REGISTRY, "CustomCascadeROIHeads")
-class ProbabilisticCascadeROIHeads(_PaddedInference, CascadeROIHeads):
+class ProbabilisticCascadeROIHeads(PaddedInference, CascadeROIHeads):
     """A cascade of box stages. Registered as ``CustomCascadeROIHeads``, its published name."""
 
     score_field = "scores"
