@@ -27,6 +27,7 @@ from centernet.config_file import load_config, resolve_device
 from centernet.data import get_detection_dataset_dicts_with_source
 from centernet.errors import UserError, command_line
 from centernet.inference import Predictor, set_score_threshold
+from centernet.inference.batch.identity import categories_of
 from centernet.inference.class_thresholds import (
     NEVER,
     count_thresholds,
@@ -37,7 +38,6 @@ from centernet.inference.class_thresholds import (
 from centernet.inference.pseudo_labels import (
     Journal,
     Unlabelled,
-    categories_of,
     find_unlabelled,
     label_images,
     write_labels,

@@ -18,12 +18,13 @@ from detectron2.structures import Instances
 
 from ..errors import UserError
 from ..progress import progress
+from .batch.identity import check_same_run, fingerprint, instances_of, run_lengths
+from .batch.lists import listed_by_json, listed_by_text, refuse_repeats
 from .outputs import atomic_path
 from .predictor import Predictor
 from .sources import SourceError, find_inputs, load_image
-from .thresholds import filter_predictions
 
-__all__ = ["Journal", "Unlabelled", "categories_of", "find_unlabelled", "fingerprint", "label_images", "write_labels"]
+__all__ = ["Journal", "Unlabelled", "find_unlabelled", "label_images", "write_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +51,12 @@ def find_unlabelled(names: Sequence[str], image_root: Path | None = None) -> lis
         UserError: nothing there, an unreadable list, a picture outside ``image_root``, an id or name twice.
     """
     if len(names) == 1 and names[0].endswith(".json"):
-        found = _listed_by_json(Path(names[0]), image_root)
+        found = [Unlabelled(record, path) for record, path in listed_by_json(Path(names[0]), image_root)]
     else:
-        paths = _listed_by_text(Path(names[0]), image_root) if _is_text_list(names) else find_inputs(names).images
+        if _is_text_list(names):
+            paths = tuple(path for _, path in listed_by_text(Path(names[0]), image_root))
+        else:
+            paths = find_inputs(names).images
         if not paths:
             raise UserError(f"{' '.join(names)} names no picture")
         root = image_root or Path(os.path.commonpath([path.absolute().parent for path in paths]))
@@ -61,36 +65,12 @@ def find_unlabelled(names: Sequence[str], image_root: Path | None = None) -> lis
             for number, path in enumerate(paths, start=1)
         ]
     for key in ("id", "file_name"):
-        values = [image.record[key] for image in found]
-        if len(set(values)) < len(values):
-            raise UserError(f"two of the pictures that {' '.join(names)} names have the same {key}")
+        refuse_repeats((image.record[key] for image in found), key, " ".join(names))
     return found
 
 
 def _is_text_list(names: Sequence[str]) -> bool:
     return len(names) == 1 and names[0].endswith(".txt")
-
-
-def _listed_by_json(file: Path, image_root: Path | None) -> list[Unlabelled]:
-    try:
-        images = json.loads(file.read_text(encoding="utf-8"))["images"]
-        root = image_root or file.parent
-        found = [Unlabelled(dict(image), root / image["file_name"]) for image in images if "id" in image]
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is no COCO file: it needs 'images' with 'id' and 'file_name'") from error
-    if not found:
-        raise UserError(f"{file} lists no image")
-    return found
-
-
-def _listed_by_text(file: Path, image_root: Path | None) -> tuple[Path, ...]:
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as a list of pictures: {error}") from error
-    return tuple((image_root or file.parent) / line for line in lines if line)
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -130,12 +110,8 @@ class Journal:
             done, ends = 0, []
             with self.path.open("rb") as file:
                 header = _parse(file.readline())
-                if header is not None and header != self.header:
-                    changed = sorted(key for key in self.header if header.get(key) != self.header[key])
-                    raise UserError(
-                        f"{self.path} is of another run (its {', '.join(changed)} differ): "
-                        "delete it or give another --output"
-                    )
+                if header is not None:
+                    check_same_run(self.path, self.header, header)
                 ends.append(file.tell() if header else 0)
                 for line in file if header else ():
                     entry = _parse(line)
@@ -185,18 +161,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def fingerprint(predictor: Predictor) -> str:
-    """Hexadecimal digest of a teacher: its weights as loaded, wherever they came from, and its config."""
-    cfg = predictor.cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = cfg.MODEL.DEVICE = ""
-    digest = hashlib.sha256("".join(node.dump() for node in (cfg.MODEL, cfg.INPUT, cfg.TEST)).encode())
-    for name, value in predictor.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def label_images(
@@ -260,9 +224,7 @@ def _label(
             entries.append({"id": image.record["id"], "broken": str(picture)})
             continue
         prediction = next(results)
-        if "instances" not in prediction:
-            raise UserError("the teacher gives no detections, but proposals or a segmentation: give a detector")
-        instances = filter_predictions(prediction, floor)["instances"]
+        instances = instances_of(prediction, floor)
         height, width = picture.shape[:2]
         entries.append(
             {"id": image.record["id"], "height": height, "width": width, "detections": _detections(instances)}
@@ -280,34 +242,9 @@ def _detections(instances: Instances) -> list[dict[str, Any]]:
     ):
         entry = {"bbox": [round(side, 2) for side in box], "score": round(score, 5), "class": label}
         if instances.has("pred_masks"):
-            entry["segmentation"] = _run_lengths(instances.pred_masks[row].cpu().numpy())
+            entry["segmentation"] = run_lengths(instances.pred_masks[row].cpu().numpy())
         found.append(entry)
     return found
-
-
-def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    from pycocotools import mask as coco_mask
-
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-
-
-def categories_of(predictor: Predictor) -> list[dict[str, Any]]:
-    """COCO's ``categories`` of a teacher, in the order of its classes, with the ids of its data set where these are
-    known (1, 2, ... else)."""
-    metadata = predictor.metadata
-    names: list[str] = metadata.thing_classes
-    by_id = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    ids = sorted(by_id, key=by_id.__getitem__) or _ids_of_file(metadata.get("json_file"))
-    if len(ids) != len(names):
-        ids = list(range(1, len(names) + 1))
-    return [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
-
-
-def _ids_of_file(json_file: str | None) -> list[int]:
-    if not json_file or not Path(json_file).is_file():
-        return []
-    return sorted(category["id"] for category in json.loads(Path(json_file).read_bytes())["categories"])
 
 
 def write_labels(

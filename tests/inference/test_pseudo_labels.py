@@ -12,11 +12,10 @@ from small_models import EAGER, small_cfg
 from centernet.data import ensure_registered, get_detection_dataset_dicts_with_source
 from centernet.errors import UserError
 from centernet.inference import Predictor
+from centernet.inference.batch.identity import categories_of, fingerprint
 from centernet.inference.pseudo_labels import (
     Journal,
-    categories_of,
     find_unlabelled,
-    fingerprint,
     label_images,
     write_labels,
 )

@@ -1,0 +1,82 @@
+"""What tells one run over many pictures from another: the model, and whether a file belongs to this run."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.structures import Instances
+
+from ...errors import UserError
+from ..predictor import Predictor
+from ..thresholds import filter_predictions
+
+__all__ = ["categories_of", "check_same_run", "fingerprint", "instances_of", "run_lengths"]
+
+
+def fingerprint(predictor: Predictor) -> str:
+    """Hexadecimal digest of a model: its weights as loaded, wherever they came from, and its config."""
+    cfg = predictor.cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = cfg.MODEL.DEVICE = ""
+    digest = hashlib.sha256("".join(node.dump() for node in (cfg.MODEL, cfg.INPUT, cfg.TEST)).encode())
+    for name, value in predictor.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def check_same_run(place: Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Refuse what another run left at ``place``.
+
+    Args:
+        wanted: what this run is; its keys are words for the user.
+        found: what the run was that wrote there.
+
+    Raises:
+        UserError: they differ; the sentence names the keys.
+    """
+    changed = sorted(key for key in {**wanted, **found} if found.get(key) != wanted.get(key))
+    if changed:
+        raise UserError(
+            f"{place} is of another run (its {', '.join(changed)} differ): delete it or give another --output"
+        )
+
+
+def instances_of(prediction: Mapping[str, Any], threshold: float) -> Instances:
+    """The detections of a picture with at least the score ``threshold``.
+
+    Raises:
+        UserError: the model gives none, but proposals or a segmentation.
+    """
+    if "instances" not in prediction:
+        raise UserError("the model gives no detections, but proposals or a segmentation: give a detector")
+    return filter_predictions(dict(prediction), threshold)["instances"]
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's ``size`` (height, width) and ``counts`` (text) of a mask [H, W]."""
+    from pycocotools import mask as coco_mask
+
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+
+
+def categories_of(predictor: Predictor) -> list[dict[str, Any]]:
+    """COCO's ``categories`` of a model, in the order of its classes, with the ids of its data set where these are
+    known (1, 2, ... else)."""
+    metadata = predictor.metadata
+    names: list[str] = metadata.thing_classes
+    by_id = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    ids = sorted(by_id, key=by_id.__getitem__) or _ids_of_file(metadata.get("json_file"))
+    if len(ids) != len(names):
+        ids = list(range(1, len(names) + 1))
+    return [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
+
+
+def _ids_of_file(json_file: str | None) -> list[int]:
+    if not json_file or not Path(json_file).is_file():
+        return []
+    return sorted(category["id"] for category in json.loads(Path(json_file).read_bytes())["categories"])
