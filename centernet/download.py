@@ -99,7 +99,14 @@ def _fetch_first(links: Sequence[str], path: Path, how: dict[str, Any]) -> None:
 
 
 def download(
-    link: str, path: Path, *, sha256: str = "", timeout: float = 30.0, retries: int = 4, backoff: float = 0.5
+    link: str,
+    path: Path,
+    *,
+    sha256: str = "",
+    timeout: float = 30.0,
+    retries: int = 4,
+    backoff: float = 0.5,
+    most_bytes: int | None = None,
 ) -> None:
     """Download ``link`` to ``path``, going on where an earlier call was interrupted; records the sha256.
 
@@ -112,6 +119,7 @@ def download(
         timeout: seconds without a byte after which a connection counts as lost.
         retries: attempts in a row that bring nothing new, after the first, before this gives up.
         backoff: seconds before the first such attempt, twice as many before each next one.
+        most_bytes: size above which the file is not wanted; None: any.
 
     Raises:
         DownloadError: the link does not give a file (what has arrived stays, for the next call), or another one than
@@ -120,7 +128,7 @@ def download(
     """
     if urllib.parse.urlsplit(link).scheme not in ("http", "https"):
         raise DownloadError(f"{link} is no http address")
-    part = _Part(path)
+    part = _Part(path, most_bytes)
     logger.info("Downloading %s from %s", path.name, link)
     furthest, failures = part.resume_from(link), 0
     while True:
@@ -167,8 +175,9 @@ def _finish(link: str, part: "_Part", sha256: str) -> None:
 class _Part:
     """The beginning of a file, and from where it came."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most_bytes: int | None = None) -> None:
         self.path = path
+        self.most_bytes = most_bytes
         self.file = path.with_name(path.name + ".part")
         self._origin = path.with_name(path.name + ".part.json")
         self.validator: str | None = None  # ETag or date: says that the server still has the same file
@@ -192,6 +201,12 @@ class _Part:
     def start(self, link: str, validator: str | None, total: int | None) -> None:
         self.validator, self.total = validator, total
         write_json(self._origin, {"link": link, "validator": validator, "total": total})
+
+    def check_size(self, link: str, size: int | None) -> None:
+        """Give up on a file that is, or says that it is, too large."""
+        if self.most_bytes is not None and size is not None and size > self.most_bytes:
+            self.discard()
+            raise DownloadError(f"{link} gives more than {self.most_bytes / 2**20:,.0f} MB, more than it should be")
 
     def discard(self) -> None:
         for file in (self.file, self._origin):
@@ -288,9 +303,10 @@ def _receive(response: Any, link: str, part: _Part, have: int) -> None:
         total = whole or part.total
     else:
         have = 0  # the server knows no ranges, or has another file now
+    part.check_size(link, total)
     _check_space(part, total, have)
     part.start(link, _validator(response) or (part.validator if have else None), total)
-    _write(response, part, have, total)
+    _write(response, link, part, have, total)
     if total is not None and part.size < total:
         raise _Interrupted(f"the connection ended after {part.size} of {total} bytes")
 
@@ -301,12 +317,14 @@ def _validator(response: Any) -> str | None:
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
 
 
-def _write(response: Any, part: _Part, have: int, total: int | None) -> None:
+def _write(response: Any, link: str, part: _Part, have: int, total: int | None) -> None:
     bar = progress(part.path.name, total, unit="B", done=have, keep=False)
     with bar as shown, open(part.file, "ab" if have else "wb") as file:
         while chunk := _read(response):
             file.write(chunk)
             shown.advance(len(chunk))
+            have += len(chunk)
+            part.check_size(link, have)
         file.flush()
         os.fsync(file.fileno())
 

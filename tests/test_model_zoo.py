@@ -186,9 +186,9 @@ def test_weights_from_a_mirror_and_by_address(small, server, tmp_path, monkeypat
     predictor = Predictor(cfg)
     assert [path for path, _ in server.requests] == [f"/mirror/{SMALL}.pth", f"/mirror/{SMALL}.safetensors"]
     picture = np.random.RandomState(0).randint(0, 256, (96, 128, 3)).astype(np.uint8)
-    found = predictor(picture)["instances"]
+    found = predictor(picture)
     predictor.model.load_state_dict(model_zoo.get(SMALL, device="cpu").state_dict())
-    assert torch.equal(found.scores, predictor(picture)["instances"].scores)
+    assert torch.equal(found.scores, predictor(picture).scores)
     assert len(server.requests) == 2
     (kept,) = own_cache.glob("mirror-*/*.safetensors")
     assert model_zoo.get_checkpoint(SMALL) == str(kept)

@@ -1,44 +1,109 @@
-"""A model made from a config, ready for pictures: arrays in, predictions out, alone or in batches."""
+"""A detector ready for pictures: pictures of any kind in, detections out, alone, in lists or in endless streams."""
 
-from collections.abc import Sequence
-from typing import Any
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.structures import Instances
 
-from ..config_file import check_weights
+from ..config_file import check_weights, load_config, resolve_device
 from ..data.augmentation import build_test_resize
 from ..errors import UserError
-from ..modeling.augmented_inference import check_test_time_augmentation, with_test_time_augmentation
+from ..modeling.augmented_inference import check_test_time_augmentation
 from ..modeling.build import build_detector
-from ..modeling.finite_check import settle_finite_checks
 from ..weights import follow_weights
+from .batching import in_batches
+from .images import Channels, Picture, Source, SourceError, check_channels, is_source, read_picture
+from .network import Network
+from .results import Categories, Detections, categories_of
 from .thresholds import filter_predictions, set_score_threshold
-from .visualize import resolve_metadata
+from .visualize import as_predictions, resolve_metadata
 from .weights import load_weights
 
-__all__ = ["Predictor", "build_test_resize", "filter_predictions", "set_score_threshold"]
+__all__ = ["OnError", "Predictor", "build_test_resize", "filter_predictions", "set_score_threshold"]
+
+OnError: TypeAlias = Literal["raise", "skip"] | Callable[[SourceError], object]
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = (".pth", ".pt", ".pkl", ".safetensors")
+
+
+class _Prepared(NamedTuple):
+    """A picture as the network wants it."""
+
+    entry: dict[str, Any]
+    picture: Picture
+    position: int
 
 
 class Predictor:
-    """Runs the model of a config on pictures: detectron2's ``DefaultPredictor`` plus batches and checks.
+    """A trained detector: ``Predictor("CenterNet2_R50_1x")("street.jpg")`` gives :class:`~.results.Detections`.
+
+    Several threads may call one predictor; the network computes one batch at a time.
 
     Attributes:
         cfg: a private copy of the config.
         model: the model in evaluation mode, on ``cfg.MODEL.DEVICE``.
+        network: how it is run, see :class:`~.network.Network`.
         metadata: class names and colours, see :func:`~.visualize.resolve_metadata`.
         aug: the resizing that evaluation uses, see :func:`~centernet.data.build_test_resize`.
         input_format: channel order that the model wants, ``"BGR"`` or ``"RGB"``.
-
-    Raises:
-        UserError: a weights file that is missing, unreadable or does not fit; an ``INPUT.FORMAT`` or
-            ``INPUT.TEST_INPUT_TYPE`` that does not exist; ``TEST.AUG`` of a one-stage model.
-
-    ``TEST.AUG.ENABLED`` takes several sizes and flips of each picture; the pictures of a batch one after the other.
+        threshold: smallest score of a result; None: the config's.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | CfgNode,
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        device: str | torch.device | None = None,
+        precision: str = "float32",
+        threshold: float | None = None,
+        optimize: bool = False,
+        test_time_augmentation: bool | None = None,
+        batch_size: int = 8,
+        channels: Channels | None = None,
+        opts: Sequence[Any] = (),
+    ) -> None:
+        """
+        Args:
+            model: a name of the model zoo (``centernet.model_zoo.names()``), the path of a YAML config, or a config.
+            weights: path, http(s) address or ``zoo://NAME`` of the trained weights. None: of a zoo name the published
+                ones, fetched at the first use; of a config its ``MODEL.WEIGHTS``. "": random ones, with a warning.
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; None: the config's, and the CPU where there is no GPU.
+            precision: of convolutions and matrix products: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``,
+                which is a half precision where the hardware has it. Boxes are decoded and suppressed in float32.
+            threshold: smallest score of a result, 0 to 1; None: what the config says.
+            optimize: fold norms, compile, use half precision where asked for (see
+                :func:`~.optimization.optimize_detector`); the first pictures of each size take longer.
+            test_time_augmentation: several sizes and flips of each picture, ``TEST.AUG`` of the config; two-stage
+                models only. None: as the config says.
+            batch_size: most pictures of a list or iterator a forward pass.
+            channels: channel order of arrays and tensors, ``"BGR"`` or ``"RGB"``. None: arrays are BGR, as in
+                detectron2; tensors must have it said here or at the call.
+            opts: changes to the config, ``["KEY", value, ...]``.
+
+        Raises:
+            UserError: no such model, device, precision or key; weights that are missing, unreadable or do not fit; an
+                ``INPUT.FORMAT`` or ``INPUT.TEST_INPUT_TYPE`` that does not exist; test-time augmentation of a
+                one-stage model.
+        """
+        check_channels(channels)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}, but must be a whole number from 1")
+        cfg = _config(model, weights, opts)
+        _set_device(cfg, device)
+        if test_time_augmentation is not None:
+            cfg.TEST.AUG.ENABLED = bool(test_time_augmentation)
+        if threshold is not None:
+            set_score_threshold(cfg, threshold)
         if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
             raise UserError(
                 f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}', but only BGR and RGB pictures can be shown to a model"
@@ -47,65 +112,218 @@ class Predictor:
         check_weights(cfg)
         self.cfg = follow_weights(cfg, cfg.MODEL.WEIGHTS).clone()
         self.input_format: str = cfg.INPUT.FORMAT
+        self.threshold = threshold
+        self.batch_size = batch_size
+        self.channels = channels
         self.aug = build_test_resize(self.cfg)
         self.metadata = resolve_metadata(self.cfg)
         self.model = build_detector(self.cfg).eval()
         load_weights(self.model, self.cfg.MODEL.WEIGHTS, strict=self.cfg.MODEL.WEIGHTS_STRICT)
-        self._predict = with_test_time_augmentation(self.cfg, self.model)
+        self.network = Network(self.cfg, self.model, precision=precision, optimize=optimize)
 
-    def __call__(self, image: np.ndarray) -> dict[str, Any]:
-        """Predict one picture.
+    @cached_property
+    def categories(self) -> Categories:
+        """The classes of results, in the order of ``pred_classes``."""
+        return categories_of(self.metadata)
+
+    @overload
+    def __call__(self, images: Source, *, channels: Channels | None = ...) -> Detections: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str
+        self, images: Sequence[Source], *, channels: Channels | None = ..., on_error: OnError = ...
+    ) -> list[Detections]: ...
+    @overload
+    def __call__(
+        self, images: Iterable[Source], *, channels: Channels | None = ..., on_error: OnError = ...
+    ) -> Iterator[Detections]: ...
+    def __call__(
+        self,
+        images: Source | Iterable[Source],
+        *,
+        channels: Channels | None = None,
+        on_error: OnError = "raise",
+    ) -> Detections | list[Detections] | Iterator[Detections]:
+        """Detect objects.
 
         Args:
-            image: uint8 [H, W, 3], **BGR** whatever the model wants (it is converted), any size.
+            images: one picture of any kind that :func:`~.images.read_picture` takes; or a list or other sequence of
+                such; or an iterator, which is read as results are asked for (up to four batches ahead; with
+                ``batch_size=1`` not at all). Kinds may be mixed.
+            channels: order of the channels of arrays and tensors; None: what the constructor was told.
+            on_error: what happens at a picture of several that cannot be used. ``"raise"``: the results before it are
+                given, then one error that names it; ``"skip"``: the error is logged and the rest go on; a function:
+                it gets the error. ``error.position`` and ``result.position`` say which picture it was.
 
         Returns:
-            the model's output for this picture in detectron2's format: ``instances`` (boxes are x1, y1, x2,
-            y2 in pixels of ``image``, scores in [0, 1]), or ``proposals``, ``sem_seg``, ``panoptic_seg``;
-            tensors on the model's device.
+            :class:`~.results.Detections`; a list of them; or an iterator; in the order of the pictures. Pictures of
+            a batch are padded alike, so a result is that of the picture alone, up to rounding.
 
         Raises:
-            UserError: ``image`` is not such an array.
+            UserError: a picture cannot be used (:class:`~.images.SourceError`), or the model gives no detections.
         """
-        return self.predict_batch([image])[0]
+        check_channels(channels)
+        if not (on_error in ("raise", "skip") or callable(on_error)):
+            raise UserError(f"on_error is {on_error!r}, but must be 'raise', 'skip' or a function that takes the error")
+        order = channels or self.channels
+        if is_source(images) or not isinstance(images, Iterable) or isinstance(images, Mapping):
+            picture = read_picture(images, order)  # type: ignore[arg-type]  # it says what else it is
+            return self._run([self._prepare(picture, 0, "the picture")])[0]
+        results = self._stream(images, order, on_error)  # type: ignore[arg-type]  # several: see is_source
+        return list(results) if isinstance(images, Sequence) else results
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         """Predict several pictures in one forward pass, padded to a common size; memory grows with it.
+
+        Padding is seen at the borders of a picture: results differ a little from those of the picture alone, unless
+        all are of the same size after resizing.
 
         Args:
             images: uint8 [H, W, 3] BGR arrays; sizes may differ.
 
         Returns:
-            one dict a picture, as :meth:`__call__`; an empty list for no picture.
+            one dict a picture, in detectron2's format: ``instances`` (boxes are x1, y1, x2, y2 in pixels of the
+            picture, scores in [0, 1]), or ``proposals``, ``sem_seg``, ``panoptic_seg``; tensors on the CPU. An empty
+            list for no picture.
 
         Raises:
             UserError: one of ``images`` is not such an array; it is named by its position.
         """
         if not images:
             return []
-        inputs = [self._model_input(image, position) for position, image in enumerate(images)]
-        with torch.inference_mode():
-            predictions: list[dict[str, Any]] = self._predict(inputs)
-        settle_finite_checks(self.model)  # the results are here, so nobody waits for the verdict
-        return predictions
+        names = [f"picture {position} of the batch" for position in range(len(images))]
+        for image, name in zip(images, names, strict=True):
+            if not isinstance(image, np.ndarray):
+                raise UserError(
+                    f"{name} is a {type(image).__name__}, but must be a numpy array [height, width, 3], uint8, BGR"
+                )
+        prepared = [
+            self._prepare(read_picture(image, "BGR", name=name), position, name)
+            for position, (image, name) in enumerate(zip(images, names, strict=True))
+        ]
+        return self._predict([one.entry for one in prepared])
 
-    def _model_input(self, image: np.ndarray, position: int) -> dict[str, Any]:
-        _check_image(image, position)
+    def _stream(self, images: Iterable[Source], channels: Channels | None, on_error: OnError) -> Iterator[Detections]:
+        for result in in_batches(self._read(images, channels, on_error), self._run, self.batch_size):
+            if isinstance(result, Detections):
+                yield result
+            elif on_error == "raise":
+                raise result
+            elif on_error == "skip":
+                logger.error("error: %s", result)
+            else:
+                on_error(result)  # type: ignore[arg-type, operator]  # a SourceError: see _read
+
+    def _read(
+        self, images: Iterable[Source], channels: Channels | None, on_error: OnError
+    ) -> Iterator[tuple[tuple[int, int], _Prepared] | SourceError]:
+        """Each picture with the size that it is padded to, or what is wrong with it."""
+        for position, image in enumerate(images):
+            name = f"picture {position}"
+            try:
+                prepared = self._prepare(read_picture(image, channels, name=name), position, name)
+            except SourceError as error:
+                error.position = position
+                yield error
+                if on_error == "raise":
+                    return
+            else:
+                height, width = prepared.entry["image"].shape[-2:]
+                divisor = self.network.divisor
+                yield (-(-height // divisor), -(-width // divisor)), prepared
+
+    def _prepare(self, picture: Picture, position: int, name: str) -> _Prepared:
+        """Resize, and put the channels in the model's order."""
+        image = picture.pixels
         height, width = image.shape[:2]
         if self.input_format == "RGB":
             image = np.ascontiguousarray(image[:, :, ::-1])
-        resized = self.aug.get_transform(image).apply_image(image)
-        tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
-        return {"image": tensor, "height": height, "width": width}
+        try:
+            resized = self.aug.get_transform(image).apply_image(image)
+        except ValueError:  # Pillow: no side may be 0
+            resized = image[:0]
+        if 0 in resized.shape:
+            place = f" ({picture.source})" if picture.source else ""
+            error = SourceError(
+                f"{name}{place} of {width} x {height} pixels is too narrow: one side of it would be 0 at the size that "
+                "the model sees"
+            )
+            error.source = picture.source
+            raise error
+        tensor = torch.from_numpy(np.array(resized.transpose(2, 0, 1), dtype=np.uint8, order="C"))
+        return _Prepared({"image": tensor, "height": height, "width": width}, picture, position)
+
+    def _predict(self, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        found = self.network(entries)
+        return found if self.threshold is None else [filter_predictions(one, self.threshold) for one in found]
+
+    def _run(self, batch: Sequence[_Prepared]) -> list[Detections]:
+        found = self._predict([one.entry for one in batch])
+        return [self._as_detections(one, prepared) for one, prepared in zip(found, batch, strict=True)]
+
+    def _as_detections(self, prediction: dict[str, Any], prepared: _Prepared) -> Detections:
+        categories = self.categories
+        if "instances" in prediction:
+            instances: Instances = prediction["instances"]
+        elif "proposals" in prediction:
+            instances = as_predictions(prediction["proposals"])
+            instances.pred_classes = torch.zeros_like(instances.pred_classes)
+            categories = Categories(("object",), (1,))
+        else:
+            raise UserError(
+                f"the model gives no detections, but {', '.join(prediction)}: call predict_batch, or give a detector"
+            )
+        return Detections.of(instances, categories, prepared.picture, prepared.position)
 
 
-def _check_image(image: object, position: int) -> None:
-    what = f"picture {position} of the batch"
-    if not isinstance(image, np.ndarray):
-        raise UserError(f"{what} is a {type(image).__name__}, but must be a numpy array [height, width, 3], uint8, BGR")
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise UserError(f"{what} has shape {image.shape}, but must be [height, width, 3]: convert grey or RGBA to BGR")
-    if image.dtype != np.uint8:
-        raise UserError(f"{what} has dtype {image.dtype}, but must be uint8 with values 0 to 255")
-    if 0 in image.shape:
-        raise UserError(f"{what} has no pixel (shape {image.shape})")
+def _config(
+    model: str | os.PathLike[str] | CfgNode, weights: str | os.PathLike[str] | None, opts: Sequence[Any]
+) -> CfgNode:
+    """A private config with the weights to load."""
+    words = [word if isinstance(word, str) else repr(word) for word in opts]
+    if isinstance(model, CfgNode):
+        cfg = model.clone()
+        cfg.defrost()
+        changes = load_config("", words)  # finds mistakes; the values are taken over below
+        for key in words[::2]:
+            _copy_key(cfg, changes, key)
+    elif isinstance(model, str | os.PathLike):
+        name = os.fspath(model)
+        if name.lower().endswith(_WEIGHTS):
+            raise UserError(
+                f"{name} is a file of weights: give the model's name or config first, Predictor(MODEL, {name!r})"
+            )
+        is_file = "/" in name or os.sep in name or name.endswith((".yaml", ".yml")) or Path(name).exists()
+        cfg = load_config(Path(name).expanduser() if is_file else f"zoo://{name}.yaml", words)
+        if weights is None and not is_file and "MODEL.WEIGHTS" not in words[::2]:
+            weights = f"zoo://{name}"
+    else:
+        raise UserError(
+            f"the model is a {type(model).__name__}, but must be a name of the model zoo, the path of a YAML config or "
+            "a config"
+        )
+    if weights is not None:
+        cfg.MODEL.WEIGHTS = os.fspath(weights)
+    return cfg
+
+
+def _copy_key(cfg: CfgNode, changes: CfgNode, key: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        cfg, changes = cfg[section], changes[section]
+    cfg[name] = changes[name]
+
+
+def _set_device(cfg: CfgNode, device: str | torch.device | None) -> None:
+    if device is None:
+        resolve_device(cfg)
+        return
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"there is no device {device!r}: use 'cpu', 'cuda' or 'cuda:NUMBER'") from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(
+            f"device {device} is not there: PyTorch sees {count or 'no'} GPU{'s' * (count != 1)}; use 'cpu'"
+        )
+    cfg.MODEL.DEVICE = str(wanted)

@@ -10,10 +10,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
-from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
+from .images import SourceError, load_image
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -34,10 +33,6 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", "
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
 _DEFAULT_FPS = 25.0
-
-
-class SourceError(UserError):
-    """One picture, video or webcam cannot be read. Others may be: a caller with several goes on."""
 
 
 @dataclass(frozen=True)
@@ -112,34 +107,6 @@ def check_single_input(inputs: Inputs) -> None:
     else:
         with open_video(inputs.videos[0]):
             pass
-
-
-def load_image(path: str | Path) -> np.ndarray:
-    """Read a picture as the training does: upright by its EXIF data, grey and transparent ones in colour.
-
-    Args:
-        path: any format that Pillow reads; of an animation, the first picture.
-
-    Returns:
-        uint8 [H, W, 3], BGR.
-
-    Raises:
-        SourceError: the file is not there, is no complete picture, or has more than 8 bits a channel.
-    """
-    try:
-        with Image.open(path) as header:
-            deep = header.mode.startswith(("I", "F"))
-        if deep:  # Pillow would make everything above 255 white
-            raise SourceError(f"picture {path} has more than 8 bits a channel: convert it to 8 bits first")
-        return np.ascontiguousarray(read_image(str(path), format="BGR"))
-    # what Pillow raises for broken files (SyntaxError: PNG)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = str(error).strip() or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):  # whose words are about a Python object
-            reason = "it is empty or of no known picture format"
-        elif isinstance(error, OSError) and error.strerror:
-            reason = error.strerror
-        raise SourceError(f"picture {path} cannot be read: {reason}") from error
 
 
 class FrameSource:

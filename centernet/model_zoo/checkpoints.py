@@ -11,7 +11,7 @@ from detectron2.utils.file_io import PathHandler, PathManager
 
 from ..download import DownloadError, cache_folder, fetch
 from ..errors import UserError
-from .lookup import info
+from .lookup import get_config_file, info
 from .rows import Row, drive_page
 
 __all__ = ["ZooHandler", "get_checkpoint", "register_zoo_addresses"]
@@ -82,7 +82,10 @@ def _from_mirror(row: Row, address: str, reasons: list[str]) -> Path | None:
 
 
 class ZooHandler(PathHandler):
-    """``zoo://NAME``, wherever detectron2 takes a path: the trained weights of NAME, fetched when they are opened."""
+    """``zoo://NAME``, wherever detectron2 takes a path: the trained weights of NAME, fetched when they are opened.
+
+    ``zoo://NAME.yaml`` is its config.
+    """
 
     PREFIX = "zoo://"
 
@@ -90,7 +93,8 @@ class ZooHandler(PathHandler):
         return [self.PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        return get_checkpoint(path.removeprefix(self.PREFIX))
+        name = path.removeprefix(self.PREFIX)
+        return get_config_file(name.removesuffix(".yaml")) if name.endswith(".yaml") else get_checkpoint(name)
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
         if not set(mode) <= set("rbt"):

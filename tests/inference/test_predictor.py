@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
+from detectron2.structures import Instances
 from PIL import Image
 from small_models import EAGER, small_cfg
 
@@ -14,9 +15,8 @@ from centernet.errors import UserError
 from centernet.inference import Predictor
 
 
-def rows(prediction: dict) -> torch.Tensor:
+def rows(found: Instances) -> torch.Tensor:
     """Boxes, scores and classes, [N, 6]."""
-    found = prediction["instances"]
     return torch.cat([found.pred_boxes.tensor, found.scores[:, None], found.pred_classes[:, None]], dim=1)
 
 
@@ -24,9 +24,9 @@ def rows(prediction: dict) -> torch.Tensor:
 def test_same_results_as_detectron2_s_predictor(cfg: CfgNode, picture: np.ndarray, channels: str) -> None:
     cfg.INPUT.FORMAT = channels
     ours, theirs = Predictor(cfg)(picture), DefaultPredictor(cfg)(picture)
-    assert len(ours["instances"]) > 5
-    assert ours["instances"].image_size == (90, 120)
-    torch.testing.assert_close(rows(ours), rows(theirs), rtol=0, atol=0)
+    assert len(ours) > 5
+    assert ours.image_size == (90, 120)
+    torch.testing.assert_close(rows(ours), rows(theirs["instances"]), rtol=0, atol=0)
 
 
 def test_a_batch_gives_each_picture_its_own_size_and_result(cfg: CfgNode, picture: np.ndarray) -> None:
@@ -34,14 +34,14 @@ def test_a_batch_gives_each_picture_its_own_size_and_result(cfg: CfgNode, pictur
     batch = [picture, picture[:, ::-1], picture]
     together = predictor.predict_batch(batch)
     for image, prediction in zip(batch, together, strict=True):
-        torch.testing.assert_close(rows(prediction), rows(predictor(image)), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(rows(prediction["instances"]), rows(predictor(image)), rtol=1e-4, atol=1e-3)
     sizes = predictor.predict_batch([picture, picture[:45, :110]])
     assert [prediction["instances"].image_size for prediction in sizes] == [(90, 120), (45, 110)]
     assert predictor.predict_batch([]) == []
 
 
 def test_test_time_augmentation_merges_sizes_and_flips(cfg: CfgNode, picture: np.ndarray) -> None:
-    plain = Predictor(cfg)(picture)["instances"]
+    plain = Predictor(cfg)(picture)
     cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE = True, (64, 96), 160
     augmented = Predictor(cfg)
     first, mirrored = augmented.predict_batch([picture, picture[:, ::-1].copy()])
@@ -58,7 +58,7 @@ def test_test_time_augmentation_merges_sizes_and_flips(cfg: CfgNode, picture: np
 def test_nothing_is_recorded_for_training(cfg: CfgNode, picture: np.ndarray) -> None:
     predictor = Predictor(cfg)
     assert not predictor.model.training
-    assert not predictor(picture)["instances"].scores.requires_grad
+    assert not predictor(picture).scores.requires_grad
 
 
 @pytest.mark.parametrize("augmentation", ["", "ResizeShortestEdge", "EfficientDetResizeCrop"])
@@ -97,7 +97,7 @@ def test_a_picture_is_resized_as_in_the_test_loader(
 )
 def test_what_is_no_picture_is_said(cfg: CfgNode, image: object, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        Predictor(cfg)(image)
+        Predictor(cfg).predict_batch([image])
 
 
 class TestConfig:

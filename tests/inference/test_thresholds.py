@@ -18,7 +18,7 @@ MODELS = {
 def scores_of(cfg: CfgNode, threshold: float, picture: object) -> torch.Tensor:
     """Boxes and scores, [N, 5], best first, of the model that one seed gives."""
     torch.manual_seed(0)
-    result = filter_predictions(Predictor(cfg)(picture), threshold)
+    result = filter_predictions(Predictor(cfg).predict_batch([picture])[0], threshold)
     found = result.get("instances", result.get("proposals"))
     boxes = found.pred_boxes if found.has("pred_boxes") else found.proposal_boxes
     table = torch.cat([boxes.tensor, found.scores[:, None]], dim=1)

@@ -1,0 +1,186 @@
+"""One forward pass over a batch: which path a model takes, on which device, in which precision."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..modeling import CenterNet, CenterNetDetector, ProbabilisticCascadeROIHeads, ProbabilisticROIHeads
+from ..modeling.augmented_inference import with_test_time_augmentation
+from ..modeling.finite_check import settle_finite_checks
+from ..modeling.fixed_size import FixedSizeDetector
+from ..modeling.padded_instances import PaddedInstances
+
+__all__ = ["Network", "check_precision"]
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CPU = torch.device("cpu")
+
+
+class Network:
+    """A model in evaluation mode that gives detections in pixels of the pictures, one batch at a time.
+
+    Box detectors of this package run on tensors of fixed size
+    (:class:`~centernet.modeling.fixed_size.FixedSizeDetector`) and say ``objectness``; models with masks or keypoints,
+    with ``TEST.AUG``, with ``DEBUG`` pictures, and those of other projects run as ``model(batched_inputs)``.
+
+    Attributes:
+        divisor: height and width of a batch are padded to multiples of it, pixels.
+        fixed_size: the detector on tensors, optimised if asked for; None where the model does not run so.
+    """
+
+    def __init__(self, cfg: CfgNode, model: nn.Module, *, precision: str = "float32", optimize: bool = False) -> None:
+        """
+        Args:
+            cfg: ``TEST.AUG`` and ``MODEL.DEVICE`` are read.
+            model: on that device.
+            precision: see :class:`~.predictor.Predictor`.
+            optimize: likewise.
+
+        Raises:
+            UserError: ``precision`` is unknown or the device does not compute it; ``optimize`` with a model that does
+                not run on tensors of fixed size.
+        """
+        self.model = model
+        self._device = torch.device(cfg.MODEL.DEVICE)
+        self._lock = threading.Lock()
+        detector = FixedSizeDetector(model) if _is_fixed_size(cfg, model) else None
+        self._batched = None if detector else with_test_time_augmentation(cfg, model)
+        self.divisor = detector.divisor if detector else _divisor(model)
+        self._dtype: torch.dtype | None = None
+        self.fixed_size: Any = detector
+        if not optimize:
+            self._dtype = check_precision(precision, self._device)
+        elif detector is None:
+            raise UserError(
+                "optimize=True is for this package's detectors of boxes: a model with masks, keypoints, test-time "
+                "augmentation or parts of other projects runs as it is, so leave it out"
+            )
+        else:
+            from .optimization import optimize_detector  # brings the compiler with it
+
+            self.fixed_size = optimize_detector(detector, precision=precision)
+
+    def __call__(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """
+        Args:
+            inputs: at least one; ``image`` uint8 [3, H, W] in the channel order of ``INPUT.FORMAT``; ``height`` and
+                ``width`` of the picture that results are for, pixels.
+
+        Returns:
+            one dict a picture, in detectron2's format, tensors on the CPU.
+
+        Raises:
+            UserError: a tensor of the model holds NaN or infinity.
+        """
+        # detectron2's augmented inference switches parts of the model off and on; and checks are the model's
+        with self._lock, torch.inference_mode(), self._autocast():
+            if self._batched is not None:
+                predictions: list[dict[str, Any]] = self._batched(
+                    [{**entry, "image": entry["image"].float()} for entry in inputs]
+                )
+                predictions = [{key: _to_cpu(value) for key, value in found.items()} for found in predictions]
+            else:
+                raw = self._detect(inputs)
+            settle_finite_checks(self.model)  # the results are here, so nobody waits for the verdict
+        return predictions if self._batched is not None else _postprocessed(raw, inputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._dtype is None else torch.autocast(self._device.type, self._dtype)
+
+    def _detect(self, inputs: Sequence[dict[str, Any]]) -> list[Instances]:
+        """Detections in pixels of the network's input, on the CPU."""
+        sizes = [tuple(entry["image"].shape[-2:]) for entry in inputs]
+        images = torch.zeros((len(inputs), 3, *_padded(sizes, self.divisor)), dtype=torch.uint8)
+        for image, entry, (height, width) in zip(images, inputs, sizes, strict=True):
+            image[:, :height, :width] = entry["image"]
+        image_sizes = torch.tensor(sizes)
+        detections, objectness = self.fixed_size.detect_with_objectness(
+            images.to(self._device), image_sizes.to(self._device)
+        )
+        detections, objectness = type(detections)(*(field.cpu() for field in detections)), objectness.cpu()
+        found = list(PaddedInstances(detections, sizes))
+        for instances, values, valid in zip(found, objectness, detections.valid, strict=True):
+            instances.objectness = values[valid]
+        return found
+
+
+def check_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type that convolutions and matrix products shall have; None: float32.
+
+    Raises:
+        UserError: there is no such precision, or the device does not compute it.
+    """
+    if precision == "auto":
+        precision = _best_of(device)
+    if precision not in _DTYPES:
+        raise UserError(f"precision is {precision!r}, but must be 'float32', 'bfloat16', 'float16' or 'auto'")
+    dtype = _DTYPES[precision]
+    if dtype is not None and device.type == "cpu":
+        try:
+            with torch.inference_mode():
+                nn.Conv2d(4, 4, 3).to(dtype)(torch.ones(1, 4, 4, 4, dtype=dtype))
+        except RuntimeError as error:
+            raise UserError(f"PyTorch has no {precision} convolutions for this CPU: use 'float32' or 'auto'") from error
+    return dtype
+
+
+def _best_of(device: torch.device) -> str:
+    """A half precision where the hardware has it, else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def _is_fixed_size(cfg: CfgNode, model: nn.Module) -> bool:
+    """Whether tensors of fixed size are all that the model does; a subclass may do more."""
+    if cfg.TEST.AUG.ENABLED or cfg.DEBUG or type(getattr(model, "proposal_generator", None)) is not CenterNet:
+        return False
+    if type(model) is CenterNetDetector:
+        return True
+    heads: Any = getattr(model, "roi_heads", None)
+    ours = type(heads) in (ProbabilisticROIHeads, ProbabilisticCascadeROIHeads)
+    return type(model) is GeneralizedRCNN and ours and not (heads.mask_on or heads.keypoint_on)
+
+
+def _divisor(model: nn.Module) -> int:
+    return max(1, int(getattr(getattr(model, "backbone", None), "size_divisibility", 1)))
+
+
+def _padded(sizes: Sequence[tuple[int, int]], divisor: int) -> tuple[int, int]:
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def _postprocessed(raw: Sequence[Instances], inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    results = []
+    for instances, entry in zip(raw, inputs, strict=True):
+        for field, value in instances.get_fields().items():
+            # out of inference mode, so that whoever has the result may write into it
+            instances.set(field, value.clone())
+        results.append({"instances": detector_postprocess(instances, entry["height"], entry["width"])})
+    return results
+
+
+def _to_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor | Instances):
+        return value.to(_CPU)
+    return tuple(_to_cpu(part) for part in value) if isinstance(value, tuple) else value
