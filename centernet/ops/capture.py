@@ -9,9 +9,12 @@ A graph that leaves this process is of other parts:
 * ``"onnx"``: one node each, for the translator to replace.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 Target = Literal["torchscript", "export", "onnx"]
 TARGETS: tuple[Target, ...] = ("torchscript", "export", "onnx")
@@ -38,3 +41,12 @@ def capturing(target: Target) -> Iterator[None]:
         yield
     finally:
         _target = before
+
+
+def define_once(name: str, function: Callable[..., Tensor], shape_only: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``function`` as the operator ``centernet::name``, defined once a process even if this package is imported under
+    two names. ``shape_only``: an empty tensor of the result's shape."""
+    if not hasattr(torch.ops.centernet, name):
+        operator = torch.library.custom_op(f"centernet::{name}", function, mutates_args=())
+        operator.register_fake(shape_only)
+    return getattr(torch.ops.centernet, name)  # type: ignore[no-any-return]

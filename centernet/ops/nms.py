@@ -1,12 +1,12 @@
 """Non-maximum suppression with an output of fixed size: padded indices of the best survivors."""
 
-from collections.abc import Callable
-
 import torch
 import torchvision
 from torch import Tensor
 
+from .capture import capture_target, define_once
 from .detections import best_first
+from .scripted import best_survivors, nms_of_batch, scripted
 
 ROUNDS = 64  # suppression chains up to this long are exact on a GPU
 _PARALLEL_LIMIT = 4096  # above this many boxes an image the pairwise overlap matrix costs too much memory
@@ -42,32 +42,11 @@ def _nms_best(
     for image in range(len(boxes)):
         index = valid[image].nonzero().squeeze(1)
         candidates = boxes[image, index].float(), scores[image, index], groups[image, index]
-        survivors = _best_survivors(*candidates, threshold, count)
+        survivors = best_survivors(*candidates, threshold, count)
         if order_equals:
             survivors = _order_equals(*candidates, threshold, survivors[: count + 1])
         best[image, : len(survivors[:count])] = index[survivors[:count]]
     return best
-
-
-def _best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int) -> Tensor:
-    """Indices of at least the ``limit`` best survivors (fewer if there are fewer), best first.
-
-    Whether a box survives depends on better boxes only, so a prefix of the ranking settles itself: the quadratic
-    kernel sees all boxes only when most of them are suppressed.
-    """
-    order = scores.argsort(descending=True, stable=True)
-    if len(order) == 0:
-        return order
-    size = min(limit + limit // 4, len(order))
-    # groups are moved apart; float64 because a thousand image widths leave float32 no room for fractions of a pixel
-    extent = (boxes.max() - boxes.min() + 1).double()
-    apart = boxes.double() + (groups * extent)[:, None]
-    while True:
-        prefix = order[:size]
-        survivors = prefix[torchvision.ops.nms(apart[prefix], scores[prefix].double(), threshold)]
-        if len(survivors) >= limit or size == len(order):
-            return survivors
-        size = min(2 * size, len(order))
 
 
 def _order_equals(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, survivors: Tensor) -> Tensor:
@@ -125,13 +104,17 @@ def _shape_only(
     return torch.empty((len(boxes), max(0, min(limit, boxes.shape[1]))), dtype=torch.int64, device=boxes.device)
 
 
-def _operator() -> Callable[..., Tensor]:
-    """The operator, defined once a process even if this package is imported under two names."""
-    if hasattr(torch.ops.centernet, "nms_best"):
-        return torch.ops.centernet.nms_best
-    operator = torch.library.custom_op("centernet::nms_best", _nms_best, mutates_args=())
-    operator.register_fake(_shape_only)
-    return operator
+_operator = define_once("nms_best", _nms_best, _shape_only)
 
 
-nms_best = _operator()
+def nms_best(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int, order_equals: bool
+) -> Tensor:
+    """See :func:`_nms_best`. In a graph for ``torch.export`` it is :func:`parallel_nms_mask` and in TorchScript a loop
+    over the images; both take the first one of equal scores first."""
+    target = capture_target()
+    if target == "torchscript":
+        return scripted(nms_of_batch)(boxes, scores, groups, valid, threshold, limit)
+    if target == "export":
+        return best_first(scores, _settle(boxes, scores, groups, valid, threshold), limit)
+    return _operator(boxes, scores, groups, valid, threshold, limit, order_equals)

@@ -1,12 +1,13 @@
-"""ROIAlign on all cores of a CPU.
+"""ROIAlign on all cores of a CPU, and of boxes on several levels with an output of fixed shape.
 
 torchvision's CPU kernels run on one thread, and ROIAlign is a third of a training step there. The work is divided so
 that the result does not depend on the number of threads, not even in the last bit: the forward pass by boxes, the
 backward pass by channels. Source: Mask R-CNN (arXiv 1703.06870) section 3.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor
+
+from .capture import capture_target, define_once
+from .scripted import pool_levels, scripted
 
 _WORTH_IT = 1 << 20  # output values below which handing work to threads costs more than it saves
 
@@ -87,3 +91,154 @@ def roi_align(
     if small or elsewhere or captured or torch.get_num_threads() == 1:
         return torchvision.ops.roi_align(maps, rois, size, scale, samples, aligned)
     return _ParallelRoIAlign.apply(maps, rois, size, scale, samples, aligned)
+
+
+def box_levels(boxes: Tensor, scales: Sequence[float], canonical_level: int, canonical_size: float) -> Tensor:
+    """Which map each box is pooled from: FPN (arXiv 1612.03144) equation 1, as detectron2 computes it.
+
+    Args:
+        boxes: float ``[..., 4]`` xyxy, finite, pixels.
+        scales: cells a pixel of each map, finest first; each is half of the one before, and a power of 2.
+        canonical_level: level (log2 of the stride) of a box whose area is ``canonical_size ** 2`` pixels.
+
+    Returns:
+        int64 ``[...]``, 0 to ``len(scales) - 1``.
+    """
+    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    # a box with a negative side has no root; it goes to the finest level, as one without area
+    level = torch.floor(canonical_level + torch.log2(area.clamp(min=0).sqrt() / canonical_size + 1e-8))
+    finest = -int(math.log2(scales[0]))
+    return level.clamp(min=finest, max=finest + len(scales) - 1).to(torch.int64) - finest
+
+
+def _regions(boxes: Tensor) -> Tensor:
+    """``[B, K, 4]`` to float32 ``[B * K, 5]`` with the image's index first; boxes that are not finite become empty."""
+    boxes = torch.where(boxes.isfinite().all(dim=-1, keepdim=True), boxes, torch.zeros_like(boxes)).float()
+    image = torch.arange(boxes.shape[0], dtype=boxes.dtype, device=boxes.device)
+    return torch.cat((image[:, None, None].expand(-1, boxes.shape[1], -1), boxes), dim=2).flatten(0, 1)
+
+
+def _every_box_on_every_level(
+    maps: Sequence[Tensor],
+    regions: Tensor,
+    level: Tensor,
+    height: int,
+    width: int,
+    scales: Sequence[float],
+    samples: int,
+    aligned: bool,
+) -> Tensor:
+    """No shape that depends on data: on the levels of other boxes a box is empty, hence without samples."""
+    level = level[:, None]
+    empty = regions * regions.new_tensor([1.0, 0, 0, 0, 0])
+    pooled: Tensor | None = None
+    for number, (values, scale) in enumerate(zip(maps, scales, strict=True)):
+        here = level == number
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        part = torch.ops.torchvision.roi_align(
+            values.to(dtype), torch.where(here, regions, empty).to(dtype), scale, height, width, samples, aligned
+        ).to(values.dtype)
+        pooled = part if pooled is None else torch.where(here[:, :, None, None], part, pooled)
+    assert pooled is not None
+    return pooled
+
+
+def _every_box_on_its_level(
+    maps: Sequence[Tensor],
+    regions: Tensor,
+    level: Tensor,
+    height: int,
+    width: int,
+    scales: Sequence[float],
+    samples: int,
+    aligned: bool,
+) -> Tensor:
+    """On all cores; the order of boxes inside depends on data, the shape of the result does not."""
+    dtype = torch.promote_types(maps[0].dtype, torch.float32)
+    order = level.argsort(stable=True)
+    counts = torch.bincount(level, minlength=len(maps)).tolist()
+    parts = [rows.chunk(torch.get_num_threads()) for rows in regions[order].to(dtype).split(counts)]
+    tasks = [(number, part) for number, rows in enumerate(parts) for part in rows if len(part)]
+
+    def pool(number: int, part: Tensor) -> Tensor:
+        values = maps[number].to(dtype)
+        return torch.ops.torchvision.roi_align(values, part, scales[number], height, width, samples, aligned)
+
+    small = len(regions) * maps[0].shape[1] * height * width < _WORTH_IT
+    if small or torch.get_num_threads() == 1:
+        pooled = [pool(*task) for task in tasks]
+    else:
+        pooled = _map(pool, *zip(*tasks, strict=True))
+    out = maps[0].new_empty((len(regions), maps[0].shape[1], height, width))
+    for rows, values in zip(order.split([len(p) for p in pooled]), pooled, strict=True):
+        out[rows] = values.to(out.dtype)
+    return out
+
+
+def _roi_align_levels(
+    maps: Sequence[Tensor],
+    boxes: Tensor,
+    height: int,
+    width: int,
+    scales: Sequence[float],
+    samples: int,
+    aligned: bool,
+    canonical_level: int,
+    canonical_size: float,
+) -> Tensor:
+    """ROIAlign of the boxes of a batch, each from the level of its size. An operator of its own, like
+    :func:`.nms.nms_best`.
+
+    Args:
+        maps: float ``[B, C, H_l, W_l]``, finest first.
+        boxes: float ``[B, K, 4]`` xyxy, pixels of the network input; pooled values of one that is not finite are 0.
+        height, width: rows and columns of the grid.
+        scales: cells a pixel of each map; ``canonical_level`` and ``canonical_size``: see :func:`box_levels`.
+        samples, aligned: see :func:`roi_align`.
+
+    Returns:
+        ``[B * K, C, height, width]`` of the type of the maps; boxes and arithmetic are float32 at least.
+    """
+    regions = _regions(boxes)
+    level = box_levels(regions[:, 1:], scales, canonical_level, canonical_size)
+    pool = _every_box_on_its_level if boxes.device.type == "cpu" else _every_box_on_every_level
+    return pool(maps, regions, level, height, width, scales, samples, aligned)
+
+
+def _shape_only(
+    maps: Sequence[Tensor],
+    boxes: Tensor,
+    height: int,
+    width: int,
+    scales: Sequence[float],
+    samples: int,
+    aligned: bool,
+    canonical_level: int,
+    canonical_size: float,
+) -> Tensor:
+    return maps[0].new_empty((boxes.shape[0] * boxes.shape[1], maps[0].shape[1], height, width))
+
+
+_operator = define_once("roi_align_levels", _roi_align_levels, _shape_only)
+
+
+def roi_align_levels(
+    maps: Sequence[Tensor],
+    boxes: Tensor,
+    size: tuple[int, int],
+    scales: Sequence[float],
+    samples: int = 0,
+    aligned: bool = True,
+    canonical_level: int = 4,
+    canonical_size: float = 224.0,
+) -> Tensor:
+    """See :func:`_roi_align_levels`; ``size`` is rows and columns of the grid. Differentiable in the maps."""
+    target = capture_target()
+    learns = target is None and torch.is_grad_enabled() and any(m.requires_grad for m in maps)
+    if not learns and target in (None, "onnx"):
+        levels = canonical_level, canonical_size
+        return _operator(list(maps), boxes, *size, list(scales), samples, aligned, *levels)
+    regions = _regions(boxes)
+    level = box_levels(regions[:, 1:], scales, canonical_level, canonical_size)
+    pool = scripted(pool_levels) if target == "torchscript" else _every_box_on_every_level
+    return pool(list(maps), regions, level, *size, list(scales), samples, aligned)

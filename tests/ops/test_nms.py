@@ -110,7 +110,7 @@ def test_equal_scores_of_any_precision(dtype):
 
 
 def test_operator_contract():
-    torch.library.opcheck(nms_best, (*random_batch(3), 0.5, 10, True), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(torch.ops.centernet.nms_best, (*random_batch(3), 0.5, 10, True), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_the_operator_survives_a_second_import():

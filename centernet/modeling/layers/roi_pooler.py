@@ -3,9 +3,10 @@
 import torch
 from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from ...ops.roi_align import roi_align
+from ...ops.roi_align import roi_align, roi_align_levels
 
 
 class ParallelROIAlign(ROIAlign):
@@ -30,3 +31,14 @@ def use_all_cores(pooler: ROIPooler) -> ROIPooler:
         for p in pooler.level_poolers
     )
     return pooler
+
+
+def pool_boxes(pooler: ROIPooler, maps: list[Tensor], boxes: Tensor) -> Tensor:
+    """What ``pooler`` makes of padded boxes ``[B, K, 4]`` (xyxy, pixels): ``[B * K, C, height, width]``, by one operator
+    of fixed shape; kinds of pooling other than ROIAlign go through ``pooler`` itself."""
+    layers = list(pooler.level_poolers)
+    if not all(isinstance(layer, ROIAlign) for layer in layers):
+        return pooler(maps, [Boxes(b) for b in boxes.unbind()])  # type: ignore[no-any-return]
+    size, scales = tuple(pooler.output_size), [layer.spatial_scale for layer in layers]
+    rules = layers[0].sampling_ratio, layers[0].aligned, pooler.canonical_level, float(pooler.canonical_box_size)
+    return roi_align_levels(maps, boxes, size, scales, *rules)

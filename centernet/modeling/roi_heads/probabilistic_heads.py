@@ -13,14 +13,14 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
-from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.structures import ImageList, Instances, pairwise_iou
 from torch import Tensor, nn
 
 from ...ops.detections import PaddedDetections, clip_boxes
 from ...ops.second_stage import DetectRules, combine_scores, select_with_owner
 from ...registration import register_once
 from ..debug import DebugOptions, draw_second_stage
-from ..layers.roi_pooler import use_all_cores
+from ..layers.roi_pooler import pool_boxes, use_all_cores
 from ..normaliser import share_of_mean
 from ..padded_instances import PaddedInstances, image_size_tensor, pad_proposals
 from .box_predictor import ProbabilisticBoxPredictor
@@ -92,7 +92,7 @@ class PaddedInference(nn.Module):
         for stage, (head, predictor) in enumerate(self._stages()):
             if stage > 0:
                 boxes = clip_boxes(boxes, image_sizes)
-            pooled = self.box_pooler(maps, [Boxes(b) for b in boxes.unbind()])
+            pooled = pool_boxes(self.box_pooler, maps, boxes)
             logits, deltas = predictor(head(pooled))
             probabilities.append(predictor.class_probabilities(logits).view(batch, slots, -1))
             boxes = predictor.box2box_transform.apply_deltas(deltas, boxes.flatten(0, 1)).view(batch, slots, -1)
