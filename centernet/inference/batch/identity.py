@@ -7,25 +7,55 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
+from torch import nn
 
 from ...errors import UserError
 from ..predictor import Predictor
 from ..thresholds import filter_predictions
 
-__all__ = ["categories_of", "check_same_run", "fingerprint", "instances_of", "run_lengths"]
+__all__ = [
+    "categories_of",
+    "check_same_run",
+    "config_digest",
+    "fingerprint",
+    "instances_of",
+    "run_lengths",
+    "weights_digest",
+]
 
 
 def fingerprint(predictor: Predictor) -> str:
     """Hexadecimal digest of a model: its weights as loaded, wherever they came from, and its config."""
-    cfg = predictor.cfg.clone()
+    digest = hashlib.sha256(_config_text(predictor.cfg))
+    _add_weights(digest, predictor.model)
+    return digest.hexdigest()
+
+
+def config_digest(cfg: CfgNode) -> str:
+    """Hexadecimal digest of what a config says about the results, whatever the device and the file of weights."""
+    return hashlib.sha256(_config_text(cfg)).hexdigest()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Hexadecimal digest of a model's weights as loaded, wherever they came from."""
+    digest = hashlib.sha256()
+    _add_weights(digest, model)
+    return digest.hexdigest()
+
+
+def _config_text(cfg: CfgNode) -> bytes:
+    cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = cfg.MODEL.DEVICE = ""
-    digest = hashlib.sha256("".join(node.dump() for node in (cfg.MODEL, cfg.INPUT, cfg.TEST)).encode())
-    for name, value in predictor.model.state_dict().items():
+    return "".join(node.dump() for node in (cfg.MODEL, cfg.INPUT, cfg.TEST)).encode()
+
+
+def _add_weights(digest: Any, model: nn.Module) -> None:
+    for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def check_same_run(place: Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

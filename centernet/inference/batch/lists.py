@@ -1,13 +1,33 @@
-"""Lists of pictures that a user wrote down: COCO's ``images``, or a path a line."""
+"""A picture of a run, and lists that a user wrote down: COCO's ``images``, or a path a line."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import UserError
 
-__all__ = ["listed_by_json", "listed_by_text", "refuse_repeats"]
+__all__ = ["Listed", "listed_by_json", "listed_by_text", "refuse_repeats"]
+
+
+class Listed(NamedTuple):
+    """A picture that a run is about; plain values, so that it can travel to another machine.
+
+    Attributes:
+        image_id: in the result; of the list or table, or 1, 2, 3 ...
+        key: its name in the result.
+        file: the picture, or the tar or Parquet file that holds it; absolute or relative to the working folder.
+        place: of a tar file, offset and bytes; of a Parquet file, row group and row in it; None for a file of its own.
+        column: of a Parquet file.
+        broken: one sentence if it is known to be lost.
+    """
+
+    image_id: int | str
+    key: str
+    file: str
+    place: tuple[int, int] | None = None
+    column: str = ""
+    broken: str = ""
 
 
 def listed_by_json(file: Path, image_root: Path | None) -> list[tuple[dict[str, Any], Path]]:
