@@ -2,6 +2,8 @@
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING, Any
+
 from .compat import offer_published_names
 from .config import add_centernet_config
 from .data.datasets import categories_v1, nuimages
@@ -22,17 +24,30 @@ from .modeling import (
     build_resnet_bifpn_backbone,
 )
 
+if TYPE_CHECKING:
+    from .inference import Predictor
+
 # published names; more of them are in compat
 CustomROIHeads = ProbabilisticROIHeads
 CustomCascadeROIHeads = ProbabilisticCascadeROIHeads
 offer_published_names(__name__)
 register_zoo_addresses()
 
+
+def __getattr__(name: str) -> Any:
+    if name == "Predictor":  # at the first use: it brings the drawing libraries with it
+        from .inference import Predictor
+
+        return Predictor
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
 __all__ = [
     "CenterNet",
     "CenterNetDetector",
     "CustomCascadeROIHeads",
     "CustomROIHeads",
+    "Predictor",
     "ProbabilisticCascadeROIHeads",
     "ProbabilisticROIHeads",
     "UserError",

@@ -142,7 +142,7 @@ def _fetch(address: str, name: str) -> bytes:
         try:
             download(address, file, retries=2, most_bytes=_MOST_BYTES)
         except DownloadError as error:
-            raise SourceError(f"{name} cannot be fetched: {str(error).removeprefix(f'{address}: ')}") from error
+            raise SourceError(f"{name} cannot be fetched: {str(error).removeprefix(address).lstrip(': ')}") from error
         return file.read_bytes()
 
 
