@@ -88,16 +88,7 @@ def spoil(path: Path, content: bytes, kind: int) -> None:
         b"this is no picture\n" * 20,
         b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n",  # a wrong extension
         bytes(len(content)),  # zeros, as after a crash of the disk
-        b"GIF89a"
-        + size
-        + size
-        + b"\x80\x00\x00"
-        + bytes(6)
-        + b","
-        + bytes(4)
-        + size
-        + size
-        + b"\x00\x02\x02D\x01\x00;",
+        b"GIF89a" + bomb + b"\x80\x00\x00" + bytes(6) + b"," + bytes(4) + bomb + b"\x00\x02\x02D\x01\x00;",
         deep.getvalue(),  # 16 bits a channel
     )
     if kind % 10 < 8:
