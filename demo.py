@@ -4,18 +4,21 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from centernet.config_file import load_config, resolve_device
 from centernet.errors import UserError, command_line
 from centernet.inference import VisualizationDemo, set_score_threshold
-from centernet.inference.outputs import plan_outputs
-from centernet.inference.runner import Report, run_frames, run_images, run_videos
+from centernet.inference.outputs import check_writable, plan_outputs
+from centernet.inference.result_files import ResultFile, check_result_file
+from centernet.inference.runner import Report, leave_out_finished, run_frames, run_inputs
 from centernet.inference.sources import Inputs, check_single_input, find_inputs, open_webcam
+from centernet.inference.tracking2d import check_tracking, lowest_tracked_score
 from centernet.inference.video import check_display
 from centernet.model_zoo import resolve_config_file
 
-EXIT_SOME_FAILED = 1
+EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "CenterNet2_R50_1x.yaml"
 
 EXAMPLES = """
@@ -23,16 +26,16 @@ examples:
   one picture, the result in a file:
     python demo.py --config-file configs/CenterNet2_R50_1x.yaml --input street.jpg --output found.jpg \\
         --opts MODEL.WEIGHTS model_final.pth
-  a folder or a pattern, the results in a folder:
-    python demo.py --config-file ... --input photos/ --output results/ --opts MODEL.WEIGHTS ...
+  a folder or a pattern, the results in a folder, what was found in a table:
+    python demo.py --config-file ... --input photos/ --output results/ --save-results found.csv --opts ...
     python demo.py --config-file ... --input 'photos/*.png' --output results/ --opts MODEL.WEIGHTS ...
-  a video, only what is at least half certain:
+  a video, only what is at least half certain, each object with a number:
     python demo.py --config-file ... --video-input walk.mp4 --output found.mp4 --confidence-threshold 0.5 \\
-        --opts MODEL.WEIGHTS ...
+        --track --opts MODEL.WEIGHTS ...
   the second webcam, in a window (Esc ends):
     python demo.py --config-file ... --webcam 1 --opts MODEL.WEIGHTS ...
 
-exit code: 0 all was done, 1 some inputs could not be read, 2 there is a mistake in the command or the files
+exit code: 0 all was done, 1 some inputs could not be read, 2 there is a mistake in the command or the files, 130 Ctrl-C
 """
 
 
@@ -40,61 +43,71 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--config-file",
-        metavar="FILE",
-        help="the model's YAML file; without it configs/CenterNet2_R50_1x.yaml, which needs MODEL.WEIGHTS",
-    )
+    add = parser.add_argument
+    config = "the model's YAML file; without it configs/CenterNet2_R50_1x.yaml, which needs MODEL.WEIGHTS"
+    add("--config-file", metavar="FILE", help=config)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--input",
-        nargs="+",
-        metavar="PATH",
-        help="pictures, folders of pictures, patterns such as 'a/*.jpg', videos",
-    )
+    pictures = "pictures, folders of pictures, patterns such as 'a/*.jpg', videos"
+    source.add_argument("--input", nargs="+", metavar="PATH", help=pictures)
     source.add_argument("--video-input", metavar="FILE", help="a video")
-    source.add_argument(
-        "--webcam",
-        nargs="?",
-        type=int,
-        const=0,
-        metavar="NUMBER",
-        help="a webcam; the first one, 0, without a number",
-    )
-    parser.add_argument(
+    webcam = "a webcam; the first one, 0, without a number"
+    source.add_argument("--webcam", nargs="?", type=int, const=0, metavar="NUMBER", help=webcam)
+    add(
         "--output",
         metavar="PATH",
-        help="a file for one input, or a folder (made if it is not there); without it a window shows the "
-        "results (any key: the next one, Esc: end)",
+        help="a file for one input, or a folder (made if it is not there); without it and --save-results a window "
+        "shows the results (any key: the next one, Esc: end)",
     )
-    parser.add_argument(
-        "--confidence-threshold",
-        type=float,
-        default=0.3,
-        metavar="P",
-        help="show only detections with at least this score, 0 to 1 (default 0.3)",
+    add(
+        "--save-results",
+        metavar="FILE",
+        help="what was found, as FILE.json, FILE.coco.json (COCO's format) or FILE.csv; with it and without --output "
+        "nothing is drawn",
     )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config values to change, last on the line: MODEL.WEIGHTS FILE, MODEL.DEVICE cpu, ...",
-    )
+    threshold = "show only detections with at least this score, 0 to 1 (default 0.3)"
+    add("--confidence-threshold", type=float, default=0.3, metavar="P", help=threshold)
+    add("--heatmap", action="store_true", help="lay the first stage's P(object) over the pictures")
+    add("--track", action="store_true", help="videos: number the objects, the same number from frame to frame")
+    together = "pictures of one size, or frames, that are predicted together (default 1)"
+    add("--batch-size", type=int, default=1, metavar="N", help=together)
+    faster = "compiled and in half precision where the hardware has it: faster after a slow start"
+    add("--optimize", action="store_true", help=faster)
+    add("--resume", action="store_true", help="leave out what an interrupted run of the same command has finished")
+    keys = "config values to change, last on the line: MODEL.WEIGHTS FILE, MODEL.DEVICE cpu, ..."
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=keys)
     return parser.parse_args(argv)
 
 
 def find_sources(args: argparse.Namespace) -> Inputs:
-    if args.webcam is not None:
-        return Inputs(
-            images=(), videos=(Path(f"webcam{args.webcam}.mp4"),)
-        )  # the name of the result in a folder
+    if args.webcam is not None:  # the name of the result in a folder
+        return Inputs(images=(), videos=(Path(f"webcam{args.webcam}.mp4"),))
     if args.video_input is not None:
         inputs = Inputs(images=(), videos=(Path(args.video_input).expanduser(),))
     else:
         inputs = find_inputs(args.input)
     check_single_input(inputs)
     return inputs
+
+
+def plan(args: argparse.Namespace, inputs: Inputs) -> dict[Path, Path] | None:
+    """Where drawn results go; mistakes are told before a model is built."""
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size is {args.batch_size}, but must be a whole number from 1")
+    if args.track:
+        check_tracking()
+        if not inputs.videos:
+            raise UserError("--track numbers the objects of videos, but there is no video among the inputs")
+    results = plan_outputs(inputs.all, args.output) if args.output is not None else None
+    if args.resume and (args.webcam is not None or results is None and args.save_results is None):
+        raise UserError("--resume goes on with files that were written: give --input and --output or --save-results")
+    for path in set((results or {}).values()):
+        check_writable(path)
+    if args.save_results is not None:
+        check_result_file(Path(args.save_results).expanduser())
+        check_writable(Path(args.save_results).expanduser())
+    elif results is None:
+        check_display()
+    return results
 
 
 def build_demo(args: argparse.Namespace) -> VisualizationDemo:
@@ -104,9 +117,44 @@ def build_demo(args: argparse.Namespace) -> VisualizationDemo:
             f"(with the weights alone, the config is {DEFAULT_CONFIG.name})"
         )
     cfg = load_config(resolve_config_file(args.config_file or DEFAULT_CONFIG), args.opts)
-    set_score_threshold(cfg, args.confidence_threshold)
+    threshold = args.confidence_threshold
+    set_score_threshold(cfg, lowest_tracked_score(threshold) if args.track else threshold)
     resolve_device(cfg)
-    return VisualizationDemo(cfg, score_threshold=args.confidence_threshold)
+    return VisualizationDemo(
+        cfg,
+        parallel=args.webcam is None,
+        score_threshold=threshold,
+        batch_size=args.batch_size,
+        heatmap=args.heatmap,
+        track=args.track,
+        optimize=args.optimize,
+    )
+
+
+def open_results(args: argparse.Namespace, demo: VisualizationDemo) -> ResultFile | nullcontext[None]:
+    if args.save_results is None:
+        return nullcontext()
+    weights, threshold = demo.predictor.cfg.MODEL.WEIGHTS, args.confidence_threshold
+    settings = {"weights": weights, "threshold": threshold, "track": args.track}
+    return ResultFile(Path(args.save_results).expanduser(), demo.metadata, settings, resume=args.resume)
+
+
+def run_files(args: argparse.Namespace, report: Report) -> None:
+    inputs = find_sources(args)
+    results = plan(args, inputs)
+    demo = build_demo(args)
+    with open_results(args, demo) as saved:
+        if args.resume:
+            inputs = leave_out_finished(inputs, results, saved, report)
+        run_inputs(demo, inputs, results, report, saved)
+
+
+def run_webcam(args: argparse.Namespace, report: Report) -> None:
+    results = plan(args, find_sources(args))
+    with open_webcam(args.webcam) as webcam:
+        demo = build_demo(args)
+        with open_results(args, demo) as saved:
+            run_frames(demo, webcam, next(iter(results.values())) if results else None, report, saved)
 
 
 @command_line
@@ -114,25 +162,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("centernet").setLevel(logging.INFO)
-
-    inputs = find_sources(args)
-    results = plan_outputs(inputs.all, args.output) if args.output is not None else None
-    if results is None:
-        check_display()
-    report = Report()
-    if args.webcam is not None:
-        with open_webcam(args.webcam) as webcam:
-            run_frames(build_demo(args), webcam, next(iter(results.values())) if results else None, report)
-    else:
-        demo = build_demo(args)
-        run_images(demo, inputs.images, results, report)
-        run_videos(demo, inputs.videos, results, report)
-
-    print(
-        report.summary()
-        + (f"; results in {args.output}" if args.output and report.pictures + report.frames else "")
-    )
-    return EXIT_SOME_FAILED if report.failed else 0
+    report, interrupted = Report(), False
+    try:
+        (run_files if args.webcam is None else run_webcam)(args, report)
+    except KeyboardInterrupt:
+        interrupted = True
+    written = " and ".join(path for path in (args.output, args.save_results) if path)
+    where = f"; results in {written}" if written and report.pictures + report.frames else ""
+    print(("interrupted after " if interrupted else "") + report.summary() + where)
+    return EXIT_INTERRUPTED if interrupted else EXIT_SOME_FAILED if report.failed else 0
 
 
 if __name__ == "__main__":

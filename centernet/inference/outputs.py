@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from PIL import Image
 from ..errors import UserError
 from .sources import VIDEO_EXTENSIONS
 
-__all__ = ["atomic_path", "plan_outputs", "save_image"]
+__all__ = ["atomic_path", "check_writable", "plan_outputs", "remove_leftovers", "save_image"]
 
 _CANNOT_WRITE = (
     errno.EACCES,
@@ -21,6 +23,7 @@ _CANNOT_WRITE = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EEXIST,
+    errno.ENOENT,
     errno.ENOTDIR,
     errno.EISDIR,
     errno.ENAMETOOLONG,
@@ -93,6 +96,42 @@ def _protect_inputs(inputs: Sequence[Path], plan: dict[Path, Path]) -> None:
     for result in plan.values():
         if result.exists() and (result.stat().st_dev, result.stat().st_ino) in originals:
             raise UserError(f"{result} would be overwritten, and it is one of the inputs: give another --output")
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that ``path`` could be written, before any work. Nothing is created.
+
+    Raises:
+        UserError: its folder cannot be written to, or cannot be made.
+    """
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: {folder} is a file, not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: folder {folder} is closed to you; give another place")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of ``path`` (see :func:`atomic_path`)."""
+    pattern = re.compile(rf"\.{re.escape(path.stem)}\.(\d+)\.part(?:\.sound)?{re.escape(path.suffix)}")
+    for entry in path.parent.glob(".*.part*"):
+        match = pattern.fullmatch(entry.name)
+        if match and not _is_running(int(match[1])):
+            entry.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if sys.platform == "win32":  # where signal 0 is no question but an interrupt
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from .outputs import atomic_path
+from .sound import add_sound
 
 __all__ = ["Window", "check_display", "write_video"]
 
@@ -22,7 +23,13 @@ _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi
 _ESCAPE = 27
 
 
-def write_video(frames: Iterable[np.ndarray], path: Path, fps: float, keep_when_interrupted: bool = False) -> int:
+def write_video(
+    frames: Iterable[np.ndarray],
+    path: Path,
+    fps: float,
+    keep_when_interrupted: bool = False,
+    sound_of: Path | None = None,
+) -> int:
     """Write frames to a video file that appears under its name only when complete.
 
     Args:
@@ -32,6 +39,7 @@ def write_video(frames: Iterable[np.ndarray], path: Path, fps: float, keep_when_
         fps: frames a second.
         keep_when_interrupted: an interrupt (Ctrl-C) is the normal end, as for a webcam: what is there is
             kept.
+        sound_of: a video whose sound is copied into this one, where that is possible (:mod:`~.sound`).
 
     Returns:
         the number of frames written.
@@ -42,15 +50,18 @@ def write_video(frames: Iterable[np.ndarray], path: Path, fps: float, keep_when_
     codec = _CODECS.get(path.suffix.lower())
     if codec is None:
         raise UserError(f"a video cannot be written as {path.name}: give one of {', '.join(_CODECS)}")
-    with atomic_path(path) as temporary, _Writer(temporary, codec, fps, path) as writer:
-        try:
-            for frame in frames:
-                writer.write(frame)
-        except KeyboardInterrupt:
-            if not keep_when_interrupted or writer.count == 0:
-                raise
-        if writer.count == 0:
-            raise UserError(f"{path} is not written: there is no frame")
+    with atomic_path(path) as temporary:
+        with _Writer(temporary, codec, fps, path) as writer:
+            try:
+                for frame in frames:
+                    writer.write(frame)
+            except KeyboardInterrupt:
+                if not keep_when_interrupted or writer.count == 0:
+                    raise
+            if writer.count == 0:
+                raise UserError(f"{path} is not written: there is no frame")
+        if sound_of is not None:
+            add_sound(temporary, sound_of)
         return writer.count
 
 

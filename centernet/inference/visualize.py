@@ -1,5 +1,6 @@
 """Predictions drawn on pictures through detectron2's visualizers, and the class names to write on them."""
 
+import colorsys
 import logging
 from typing import Any
 
@@ -144,14 +145,33 @@ class _FramePen:
 
 def _draw_instances(pen: Any, instances: Instances) -> VisImage:
     are_proposals = not instances.has("pred_boxes") and instances.has("proposal_boxes")
-    if not are_proposals:
+    if are_proposals:  # class -1 would be written with the last class's name
+        return _draw_named(pen, as_predictions(instances), ["object"])
+    if not instances.has("track_ids"):
         return pen.draw_instance_predictions(instances)
-    # class -1 would be written with the last class's name
-    metadata, pen.metadata = pen.metadata, Metadata(name="proposals", thing_classes=["object"])
+    shown = Instances(instances.image_size, **instances.get_fields())
+    tracks = [int(number) for number in instances.track_ids]
+    known = pen.metadata.get("thing_classes") or []
+    names = [known[label] if label < len(known) else str(label) for label in instances.pred_classes.tolist()]
+    shown.pred_classes = torch.arange(len(tracks))
+    shown.COLOR = [_track_colour(number) for number in tracks]
+    labels = [name if number < 0 else f"#{number} {name}" for name, number in zip(names, tracks, strict=True)]
+    return _draw_named(pen, shown, labels)
+
+
+def _draw_named(pen: Any, instances: Instances, names: list[str]) -> VisImage:
+    metadata, pen.metadata = pen.metadata, Metadata(name="names", thing_classes=names)
     try:
-        return pen.draw_instance_predictions(as_predictions(instances))
+        return pen.draw_instance_predictions(instances)
     finally:
         pen.metadata = metadata
+
+
+def _track_colour(number: int) -> tuple[float, float, float]:
+    """RGB in [0, 1]; neighbouring numbers are far apart on the colour circle, no number is grey."""
+    if number < 0:
+        return (0.6, 0.6, 0.6)
+    return colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.75, 1.0)
 
 
 def _class_count(cfg: CfgNode) -> int | None:
