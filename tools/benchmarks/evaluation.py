@@ -27,6 +27,8 @@ import numpy as np
 
 from centernet.evaluation import score_detections, score_lvis_detections
 
+from .processes import forget_peak, from_proc
+
 DATA = Path(os.environ.get("CENTERNET_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 COCO_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR@1", "AR@10", "AR@100", "ARs@100", "ARm@100", "ARl@100")
 WIDTH, HEIGHT = 640, 480
@@ -175,18 +177,13 @@ def run(scorer: str, truth: dict[str, Any] | dict[str, int], detections: int) ->
     found = synthetic_detections(content, detections)
     gc.collect()
     gc.disable()
-    Path("/proc/self/clear_refs").write_text("5", "utf-8")  # forgets the peak of making the detections
-    before = _memory("VmRSS")
+    forget_peak()  # of making the detections
+    before = from_proc("status", "VmRSS")
     start, wall = time.process_time(), time.perf_counter()
     figures, curves = SCORERS[scorer](content, found)
     seconds, wall = time.process_time() - start, time.perf_counter() - wall
-    peak = _memory("VmHWM")
+    peak = from_proc("status", "VmHWM")
     return {"seconds": seconds, "wall": wall, "before": before, "peak": peak, "figures": figures, "curves": curves}
-
-
-def _memory(name: str) -> float:
-    """Resident memory of this process in MB: 'VmRSS' now, 'VmHWM' at most."""
-    return int(Path("/proc/self/status").read_text("utf-8").split(f"{name}:")[1].split()[0]) / 1024
 
 
 def _room() -> float:

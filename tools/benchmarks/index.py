@@ -12,12 +12,14 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .processes import from_proc, in_process
 
 IMAGES, BOXES, CLASSES = 200_000, 3_000_000, 80
 
@@ -64,12 +66,6 @@ def load(way: str, name: str) -> Any:
     class_aware_weights(records)
     repeat_factors(records, 0.001)
     return records
-
-
-def from_proc(file: str, field: str, pid: int | str = "self") -> float:
-    """A field of a file of /proc/PID, MB."""
-    lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def pss(pid: int | str = "self") -> float:
@@ -133,23 +129,6 @@ def run_once(way: str, json_file: str, root: str, workers: Sequence[tuple[str, i
 
 def _same(record: dict[str, Any]) -> dict[str, Any]:
     return record
-
-
-def in_process(function: Callable[..., None], *args: Any) -> dict[str, Any]:
-    """What ``function`` puts into its last argument, run in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=function, args=(*args, results))
-    process.start()
-    while True:
-        try:
-            value = results.get(timeout=5)
-            break
-        except Exception:  # queue.Empty
-            if not process.is_alive():
-                raise RuntimeError(f"the measuring process ended with {process.exitcode}") from None
-    process.join()
-    return value
 
 
 # ------------------------------------------------------------------------------------------------------------ report
@@ -229,12 +208,3 @@ def _print_memory(memory: dict[str, Any], start: str) -> None:
                 f"| {data_one:.0f} | {data_eight:.0f} | {data_eight / data_one:.2f} |"
             )
     print()
-
-
-def main() -> None:
-    """On its own: ``PYTHONPATH=. python tools/benchmarks/index.py``."""
-    measure_index()
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,7 @@ from detectron2.structures import Boxes, Instances
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tools")]
 
-from benchmarks.index import from_proc, in_process  # noqa: E402
+from benchmarks.processes import from_proc, in_process  # noqa: E402
 from benchmarks.random_boxes import random_boxes  # noqa: E402
 
 import centernet  # noqa: E402, F401  registers the models

@@ -1,0 +1,134 @@
+"""The ways to run a model that `benchmark.py inference` compares: each becomes a call without arguments that takes one
+batch from the tensor of pictures to detections."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from centernet.modeling.fixed_size import FixedSizeDetector
+
+from .detectors import detector, is_rival
+
+__all__ = ["VARIANTS", "Case", "build_call", "count_detections", "default_variants", "pictures"]
+
+EAGER, FIXED, OPTIMISED = "eager", "fixed-size core", "optimised"
+HALF = {"cpu": "eager, bfloat16", "cuda": "eager, float16"}
+FORMATS = {"TorchScript": "torchscript", "torch.export": "torch_export", "onnxruntime": "onnx"}
+_SUFFIXES = {"torchscript": ".ts", "torch_export": ".pt2", "onnx": ".onnx"}
+
+
+class Case(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        model: a name of :data:`~.detectors.RIVALS`, of the model zoo, or a YAML file.
+        variant: of :data:`VARIANTS`.
+        size: height and width of the pictures, pixels.
+        weights: a file; '' for random weights.
+        fitted: norms of random weights are fitted to the pictures.
+        folder: where exported files are and are put.
+    """
+
+    model: str
+    variant: str
+    device: str
+    size: tuple[int, int]
+    batch: int
+    weights: str = ""
+    opts: tuple[str, ...] = ()
+    fitted: bool = False
+    folder: str = ""
+
+    def detector(self) -> nn.Module:
+        return detector(self.model, self.device, self.size, self.weights, self.opts, self.fitted)
+
+
+def pictures(size: tuple[int, int], batch: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Noise: uint8 ``[B, 3, H, W]``, and the sizes, int64 ``[B, 2]``."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, *size), generator=generator, dtype=torch.uint8)
+    return images.to(device), torch.tensor([size] * batch, device=device)
+
+
+def build_call(case: Case) -> Callable[[], Any]:
+    """A call that runs one batch and returns the detections, on the device.
+
+    Raises:
+        UserError, ImportError: this variant is not to be had here.
+    """
+    return VARIANTS[case.variant](case)
+
+
+def default_variants(model: str, device: str) -> list[str]:
+    """Those that make sense for a model on a device."""
+    half = [HALF["cuda"]] if device == "cuda" else []  # bfloat16 under autocast pays on few CPUs: by name only
+    if is_rival(model):
+        return [EAGER, *half]
+    return [EAGER, *half, FIXED, OPTIMISED, *(FORMATS if device == "cpu" else ())]
+
+
+def _eager(case: Case) -> Callable[[], Any]:
+    model = case.detector()
+    images, _ = pictures(case.size, case.batch, case.device)
+    height, width = case.size
+    batch = [{"image": image, "height": height, "width": width} for image in images]
+    return lambda: model(batch)
+
+
+def _half(case: Case) -> Callable[[], Any]:
+    call, kind = _eager(case), case.device
+    dtype = torch.float16 if kind == "cuda" else torch.bfloat16
+
+    def run() -> Any:
+        with torch.autocast(kind, dtype):
+            return call()
+
+    return run
+
+
+def _fixed(case: Case) -> Callable[[], Any]:
+    model = FixedSizeDetector(case.detector())
+    inputs = pictures(case.size, case.batch, case.device)
+    return lambda: model(*inputs)
+
+
+def _optimised(case: Case) -> Callable[[], Any]:
+    from centernet.inference.optimization import optimize_detector
+
+    model = optimize_detector(FixedSizeDetector(case.detector()), canvases=[case.size])
+    inputs = pictures(case.size, case.batch, case.device)
+    return lambda: model(*inputs)
+
+
+def _exported(case: Case) -> Callable[[], Any]:
+    from centernet.export import export_model, load_exported
+
+    form = FORMATS[case.variant]
+    height, width = case.size
+    name = f"{Path(case.model).stem}-{height}x{width}-{case.batch}{_SUFFIXES[form]}"
+    path = Path(case.folder) / name
+    if not path.exists():
+        fixed = {"dynamic": False, "height": height, "width": width, "batch": case.batch}
+        export_model(FixedSizeDetector(case.detector()), path, format=form, preprocess=True, postprocess=False, **fixed)
+    model = load_exported(path)
+    inputs = pictures(case.size, case.batch)
+    return lambda: model(*inputs)
+
+
+VARIANTS: dict[str, Callable[[Case], Callable[[], Any]]] = {
+    EAGER: _eager,
+    **dict.fromkeys(HALF.values(), _half),
+    FIXED: _fixed,
+    OPTIMISED: _optimised,
+    **dict.fromkeys(FORMATS, _exported),
+}
+
+
+def count_detections(found: Any) -> int:
+    """How many boxes a call of any variant has found in its batch."""
+    if isinstance(found, list):
+        return sum(len(item["instances"] if "instances" in item else item["boxes"]) for item in found)
+    return int(torch.as_tensor(found.valid).sum())
