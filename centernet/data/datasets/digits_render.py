@@ -15,7 +15,7 @@ from PIL import Image
 
 from ...errors import UserError
 
-__all__ = ["PHOTOS", "Photo", "Scene", "Source", "draw_scene", "load_source"]
+__all__ = ["PHOTOS", "Photo", "Scene", "Source", "draw_scene", "load_photo", "load_source"]
 
 _NASA = "public domain (NASA)"
 _CC0 = "CC0 1.0"
@@ -139,14 +139,23 @@ def draw_scene(source: Source, rng: np.random.Generator) -> Scene:
     )
 
 
-def _columns(photo: Photo, begin: float, end: float) -> tuple[str, int, Image.Image]:
+def load_photo(photo: Photo) -> Image.Image:
+    """A whole photograph, in RGB.
+
+    Raises:
+        UserError: its package is not installed or lacks it.
+    """
     try:
         with (resources.files(photo.package) / photo.path).open("rb") as file:
-            image = Image.open(file).convert("RGB")
+            return Image.open(file).convert("RGB")
     except (ImportError, OSError) as error:
         raise UserError(
             f"the embedded data needs {photo.path} of {photo.package}: pip install scikit-learn scikit-image"
         ) from error
+
+
+def _columns(photo: Photo, begin: float, end: float) -> tuple[str, int, Image.Image]:
+    image = load_photo(photo)
     left, right = round(begin * image.width), round(end * image.width)
     return photo.name, left, image.crop((left, 0, right, image.height))
 
