@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
+from detectron2.utils.file_io import PathManager
 
 from ..config_file import check_weights, load_config, resolve_device
 from ..data.augmentation import build_test_resize
@@ -293,7 +294,9 @@ def _config(
                 f"{name} is a file of weights: give the model's name or config first, Predictor(MODEL, {name!r})"
             )
         is_file = "/" in name or os.sep in name or name.endswith((".yaml", ".yml")) or Path(name).exists()
-        cfg = load_config(Path(name).expanduser() if is_file else f"zoo://{name}.yaml", words)
+        # the zoo is a room above this one
+        path = Path(name).expanduser() if is_file else PathManager.get_local_path(f"zoo://{name}.yaml")
+        cfg = load_config(path, words)
         if weights is None and not is_file and "MODEL.WEIGHTS" not in words[::2]:
             weights = f"zoo://{name}"
     else:

@@ -18,7 +18,7 @@ from centernet.errors import UserError
 from centernet.inference.images import SourceError, check_channels, is_source, load_image, read_picture
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from file_server import serving  # noqa: E402
+from file_server import serving
 
 ORIENTATION = 0x0112
 

@@ -38,7 +38,13 @@ def nothing(picture: np.ndarray) -> Detections:
 
 
 def test_what_is_made_of_detections_are_detections(found: Detections) -> None:
-    for other in (found[found.scores > 0.5], found.to("cpu"), found[0], copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+    for other in (
+        found[found.scores > 0.5],
+        found.to("cpu"),
+        found[0],
+        copy.deepcopy(found),
+        pickle.loads(pickle.dumps(found)),
+    ):
         assert isinstance(other, Detections)
         assert (other.class_names, other.position, other.image_size) == (("cat", "dog", "cow"), 3, (90, 120))
         assert other.source is None
