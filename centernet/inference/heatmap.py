@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_heatmap", "first_stage_heatmap"]
 
-_OPACITY = 0.75  # where P(object) is 1
+_OPACITY = 0.75  # where P(object) is a half or more
 
 
 def first_stage_heatmap(predictor: "Predictor", image_bgr: np.ndarray) -> np.ndarray:
@@ -69,8 +69,8 @@ def draw_heatmap(image_rgb: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     """
     import cv2
 
-    # the root shows what is weak too: P(object) of 0.1 is a candidate
-    strength = np.sqrt(np.clip(heatmap, 0, 1)).astype(np.float32)
-    colours: Any = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
-    opacity = _OPACITY * strength[:, :, None]
+    probability = np.clip(heatmap, 0, 1).astype(np.float32)
+    # the root tells weak ones apart: P(object) of 0.1 is a candidate
+    colours: Any = cv2.applyColorMap((255 * np.sqrt(probability)).astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
+    opacity = _OPACITY * np.minimum(2 * probability, 1)[:, :, None]
     return np.rint(image_rgb * (1 - opacity) + colours * opacity).astype(np.uint8)

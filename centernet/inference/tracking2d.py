@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import Instances
+from torchvision.ops import nms
 
 from ..errors import UserError
 
 __all__ = ["NO_TRACK", "Tracker2D", "lowest_tracked_score"]
 
 NO_TRACK = -1
+_SAME_OBJECT = 0.7  # IoU
 _REMEMBERED = 1.0  # seconds that an object may be out of sight
 
 
@@ -24,8 +26,8 @@ class Tracker2D:
     """Gives the boxes of consecutive frames ids, 1, 2, ..., by motion and overlap (ByteTrack, arXiv:2110.06864).
 
     An object gets its id in the second consecutive frame that it is seen in, so that a flicker gets none, and keeps it
-    while it is missing for less than a second. Classes play no part: an object whose class wavers keeps its id. One
-    tracker for one video.
+    while it is missing for less than a second. An object whose class wavers keeps its id: of boxes of different classes
+    that lie on each other, only the best is an object. One tracker for one video.
 
     Args:
         fps: frames a second of the video.
@@ -54,11 +56,13 @@ class Tracker2D:
                 nothing.
 
         Returns:
-            the same instances in the same order with ``track_ids``: int64 [N] on the CPU, :data:`NO_TRACK` where there
-            is none (yet).
+            the same instances in the same order, without those that lie on a better one, with ``track_ids``: int64 [N]
+            on the CPU, :data:`NO_TRACK` where there is none (yet).
         """
         import supervision
 
+        kept = nms(instances.pred_boxes.tensor.float(), instances.scores.float(), _SAME_OBJECT).sort().values
+        instances = instances[kept]
         count = len(instances)
         found = supervision.Detections(
             xyxy=instances.pred_boxes.tensor.cpu().numpy().astype(np.float32).reshape(count, 4),
