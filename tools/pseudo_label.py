@@ -27,7 +27,6 @@ from centernet.config_file import load_config, resolve_device
 from centernet.data import get_detection_dataset_dicts_with_source
 from centernet.errors import UserError, command_line
 from centernet.inference import Predictor, set_score_threshold
-from centernet.inference.batch.identity import categories_of
 from centernet.inference.class_thresholds import (
     NEVER,
     count_thresholds,
@@ -151,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("centernet").setLevel(logging.INFO)
     images = find_unlabelled(options.input, options.image_root)
     teacher = teacher_of(options, LOWEST_SCORE if options.class_thresholds else options.threshold)
-    categories = categories_of(teacher)
+    categories = teacher.categories.as_coco()
     names = [category["name"] for category in categories]
     counts = options.class_thresholds == "counts"
     if options.class_thresholds == "auto":

@@ -189,19 +189,45 @@ class Predictor:
         Raises:
             UserError: one of ``images`` is not such an array; it is named by its position.
         """
-        if not images:
-            return []
-        names = [f"picture {position} of the batch" for position in range(len(images))]
-        for image, name in zip(images, names, strict=True):
-            if not isinstance(image, np.ndarray):
-                raise UserError(
-                    f"{name} is a {type(image).__name__}, but must be a numpy array [height, width, 3], uint8, BGR"
-                )
-        prepared = [
-            self._prepare(read_picture(image, "BGR", name=name), position, name)
-            for position, (image, name) in enumerate(zip(images, names, strict=True))
-        ]
-        return self._predict([one.entry for one in prepared])
+        return self.predict_prepared(
+            [self.prepare(image, name=f"picture {position} of the batch") for position, image in enumerate(images)]
+        )
+
+    def prepare(self, image: np.ndarray, *, name: str = "the picture") -> dict[str, Any]:
+        """The part of :meth:`predict_batch` before the network, for threads that read pictures.
+
+        Args:
+            image: uint8 [H, W, 3] BGR.
+            name: of the picture in messages.
+
+        Returns:
+            ``image``, uint8 [3, H', W'] as the model sees it, ``height`` and ``width``.
+
+        Raises:
+            UserError: ``image`` is not such an array.
+        """
+        if not isinstance(image, np.ndarray):
+            raise UserError(
+                f"{name} is a {type(image).__name__}, but must be a numpy array [height, width, 3], uint8, BGR"
+            )
+        return self._prepare(read_picture(image, "BGR", name=name), 0, name).entry
+
+    def predict_prepared(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """:meth:`predict_batch` of what :meth:`prepare` gave; an empty list for none."""
+        found = self.network(inputs) if inputs else []
+        return found if self.threshold is None else [filter_predictions(one, self.threshold) for one in found]
+
+    def prepare(self, image: np.ndarray, *, name: str = "the picture") -> dict[str, Any]:
+        """What :attr:`network` takes of a picture: the first half of :meth:`predict_batch`, for threads beside the model.
+
+        Args:
+            image: uint8 [H, W, 3] BGR.
+            name: of the picture in messages.
+
+        Raises:
+            SourceError: it is not such an array, or too narrow to be resized.
+        """
+        return self._prepare(read_picture(image, "BGR", name=name), 0, name).entry
 
     def _stream(self, images: Iterable[Source], channels: Channels | None, on_error: OnError) -> Iterator[Detections]:
         for result in in_batches(self._read(images, channels, on_error), self._run, self.batch_size):
@@ -253,12 +279,8 @@ class Predictor:
         tensor = torch.from_numpy(np.array(resized.transpose(2, 0, 1), dtype=np.uint8, order="C"))
         return _Prepared({"image": tensor, "height": height, "width": width}, picture, position)
 
-    def _predict(self, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        found = self.network(entries)
-        return found if self.threshold is None else [filter_predictions(one, self.threshold) for one in found]
-
     def _run(self, batch: Sequence[_Prepared]) -> list[Detections]:
-        found = self._predict([one.entry for one in batch])
+        found = self.predict_prepared([one.entry for one in batch])
         return [self._as_detections(one, prepared) for one, prepared in zip(found, batch, strict=True)]
 
     def _as_detections(self, prediction: dict[str, Any], prepared: _Prepared) -> Detections:

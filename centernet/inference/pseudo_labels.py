@@ -18,10 +18,11 @@ from detectron2.structures import Instances
 
 from ..errors import UserError
 from ..progress import progress
-from .batch.identity import check_same_run, fingerprint, instances_of, run_lengths
+from .batch.identity import check_same_run, fingerprint, instances_of
 from .batch.lists import listed_by_json, listed_by_text, refuse_repeats
 from .outputs import atomic_path
 from .predictor import Predictor
+from .results import encode_mask
 from .sources import SourceError, find_inputs, load_image
 
 __all__ = ["Journal", "Unlabelled", "find_unlabelled", "label_images", "write_labels"]
@@ -190,10 +191,10 @@ def label_images(
     starts = range(done, len(images), batch_size)
     unsynced = 0
     with progress("pictures", len(images), unit="picture", done=done) as bar, ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(_read, images[done : done + batch_size])
+        pending = reader.submit(_read, predictor, images[done : done + batch_size])
         for start in starts:
             batch, pictures = images[start : start + batch_size], pending.result()
-            pending = reader.submit(_read, images[start + batch_size : start + 2 * batch_size])
+            pending = reader.submit(_read, predictor, images[start + batch_size : start + 2 * batch_size])
             unsynced += len(batch)
             last = start + batch_size >= len(images)
             book.append(_label(predictor, batch, pictures, floor), sync=last or unsynced >= _SYNC_EVERY)
@@ -202,21 +203,23 @@ def label_images(
     return book
 
 
-def _read(images: Sequence[Unlabelled]) -> list[np.ndarray | SourceError]:
-    pictures: list[np.ndarray | SourceError] = []
+def _read(predictor: Predictor, images: Sequence[Unlabelled]) -> list[dict[str, Any] | SourceError]:
+    """Entries for the network, or what is wrong with a picture."""
+    entries: list[dict[str, Any] | SourceError] = []
     for image in images:
         try:
-            pictures.append(load_image(image.path))
+            entries.append(predictor.prepare(load_image(image.path), name=f"picture {image.path}"))
         except SourceError as error:
-            pictures.append(error)
-    return pictures
+            entries.append(error)
+    return entries
 
 
 def _label(
-    predictor: Predictor, batch: Sequence[Unlabelled], pictures: Sequence[np.ndarray | SourceError], floor: float
+    predictor: Predictor, batch: Sequence[Unlabelled], pictures: Sequence[dict[str, Any] | SourceError], floor: float
 ) -> list[dict[str, Any]]:
     """Journal entries of a batch."""
-    results = iter(predictor.predict_batch([picture for picture in pictures if isinstance(picture, np.ndarray)]))
+    good = [picture for picture in pictures if not isinstance(picture, SourceError)]
+    results = iter(predictor.network(good) if good else ())
     entries: list[dict[str, Any]] = []
     for image, picture in zip(batch, pictures, strict=True):
         if isinstance(picture, SourceError):
@@ -225,10 +228,8 @@ def _label(
             continue
         prediction = next(results)
         instances = instances_of(prediction, floor)
-        height, width = picture.shape[:2]
-        entries.append(
-            {"id": image.record["id"], "height": height, "width": width, "detections": _detections(instances)}
-        )
+        size = {"height": picture["height"], "width": picture["width"]}
+        entries.append({"id": image.record["id"], **size, "detections": _detections(instances)})
     return entries
 
 
@@ -242,7 +243,7 @@ def _detections(instances: Instances) -> list[dict[str, Any]]:
     ):
         entry = {"bbox": [round(side, 2) for side in box], "score": round(score, 5), "class": label}
         if instances.has("pred_masks"):
-            entry["segmentation"] = run_lengths(instances.pred_masks[row].cpu().numpy())
+            entry["segmentation"] = encode_mask(instances.pred_masks[row])
         found.append(entry)
     return found
 

@@ -12,7 +12,8 @@ from small_models import EAGER, small_cfg
 from centernet.data import ensure_registered, get_detection_dataset_dicts_with_source
 from centernet.errors import UserError
 from centernet.inference import Predictor
-from centernet.inference.batch.identity import categories_of, fingerprint
+from centernet.inference.batch.identity import fingerprint
+from centernet.inference.network import Network
 from centernet.inference.pseudo_labels import (
     Journal,
     find_unlabelled,
@@ -49,7 +50,7 @@ def whole(teacher, folder, tmp_path_factory):
 def run(teacher, folder, output, threshold=0.1):
     images = find_unlabelled([str(folder)])
     book = label_images(teacher, images, output.with_suffix(".jsonl"), floor=0.05, batch_size=2)
-    return write_labels(output, images, book, categories_of(teacher), [threshold] * 4)
+    return write_labels(output, images, book, teacher.categories.as_coco(), [threshold] * 4)
 
 
 def test_a_coco_file_with_scores(teacher, folder, tmp_path, caplog):
@@ -106,8 +107,8 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(teacher, folder, whole,
 
 def test_what_is_done_is_not_done_again(teacher, folder, whole, tmp_path, monkeypatch):
     asked = []
-    real = Predictor.predict_batch
-    monkeypatch.setattr(Predictor, "predict_batch", lambda self, x: asked.append(len(x)) or real(self, x))
+    real = Network.__call__
+    monkeypatch.setattr(Network, "__call__", lambda self, x: asked.append(len(x)) or real(self, x))
     run(teacher, folder, journal_of(whole, tmp_path, kept=7))
     assert asked == []
     run(teacher, folder, journal_of(whole, tmp_path, kept=5))
@@ -166,16 +167,6 @@ def test_lists_that_are_none(tmp_path, name, text, words):
 def test_a_picture_outside_the_image_folder(folder, tmp_path):
     with pytest.raises(UserError, match="not in the image folder"):
         find_unlabelled([str(folder)], tmp_path / "elsewhere")
-
-
-def test_ids_of_the_teachers_data_set(teacher, folder, tmp_path, monkeypatch):
-    names = [{"id": number, "name": name} for number, name in ((9, "d"), (2, "a"), (5, "b"), (7, "c"))]
-    (tmp_path / "labels.json").write_text(json.dumps({"images": [], "annotations": [], "categories": names}))
-    metadata = MetadataCatalog.get("pseudo_label_test").set(json_file=str(tmp_path / "labels.json"))
-    monkeypatch.setattr(teacher, "metadata", metadata)
-    metadata.thing_classes = ["a", "b", "c", "d"]
-    assert [c["id"] for c in categories_of(teacher)] == [2, 5, 7, 9]
-    MetadataCatalog.remove("pseudo_label_test")
 
 
 def test_the_result_is_read_for_training_with_its_scores(folder, whole):

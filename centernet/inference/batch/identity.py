@@ -1,7 +1,6 @@
 """What tells one run over many pictures from another: the model, and whether a file belongs to this run."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ from ..predictor import Predictor
 from ..thresholds import filter_predictions
 
 __all__ = [
-    "categories_of",
     "check_same_run",
     "config_digest",
     "fingerprint",
     "instances_of",
-    "run_lengths",
     "weights_digest",
 ]
 
@@ -84,29 +81,3 @@ def instances_of(prediction: Mapping[str, Any], threshold: float) -> Instances:
     if "instances" not in prediction:
         raise UserError("the model gives no detections, but proposals or a segmentation: give a detector")
     return filter_predictions(dict(prediction), threshold)["instances"]
-
-
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's ``size`` (height, width) and ``counts`` (text) of a mask [H, W]."""
-    from pycocotools import mask as coco_mask
-
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-
-
-def categories_of(predictor: Predictor) -> list[dict[str, Any]]:
-    """COCO's ``categories`` of a model, in the order of its classes, with the ids of its data set where these are
-    known (1, 2, ... else)."""
-    metadata = predictor.metadata
-    names: list[str] = metadata.thing_classes
-    by_id = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    ids = sorted(by_id, key=by_id.__getitem__) or _ids_of_file(metadata.get("json_file"))
-    if len(ids) != len(names):
-        ids = list(range(1, len(names) + 1))
-    return [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
-
-
-def _ids_of_file(json_file: str | None) -> list[int]:
-    if not json_file or not Path(json_file).is_file():
-        return []
-    return sorted(category["id"] for category in json.loads(Path(json_file).read_bytes())["categories"])

@@ -21,11 +21,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from detectron2.structures import Instances
 
+from ..results import encode_mask
 from .arrow import pyarrow
-from .identity import run_lengths
 
 __all__ = ["Label", "encode_part", "read_label", "row_of", "table_schema"]
 
@@ -66,7 +65,9 @@ def table_schema(*, text_ids: bool, masks: bool) -> Any:
     return arrow.schema(columns + ([("masks", arrow.list_(arrow.string()))] if masks else []))
 
 
-def row_of(image_id: int | str, key: str, size: tuple[int, int], found: Instances, names: Sequence[str]) -> dict:
+def row_of(
+    image_id: int | str, key: str, size: tuple[int, int], found: Instances, names: Sequence[str]
+) -> dict[str, Any]:
     """A row.
 
     Args:
@@ -80,13 +81,13 @@ def row_of(image_id: int | str, key: str, size: tuple[int, int], found: Instance
         "key": key,
         "width": size[1],
         "height": size[0],
-        "boxes": found.pred_boxes.tensor.float().cpu().tolist(),
+        "boxes": found.pred_boxes.tensor.float().tolist(),
         "scores": found.scores.float().tolist(),
         "class_ids": classes,
         "class_names": [names[label] for label in classes],
     }
     if found.has("pred_masks"):
-        row["masks"] = [run_lengths(np.asarray(mask))["counts"] for mask in found.pred_masks.cpu()]
+        row["masks"] = [encode_mask(mask)["counts"] for mask in found.pred_masks]
     return row
 
 
@@ -94,7 +95,7 @@ def encode_part(rows: Sequence[Mapping[str, Any]], schema: Any, label: Label) ->
     """The Parquet file of a part."""
     arrow, parquet = pyarrow()
     text_ids = arrow.types.is_string(schema.field("image_id").type)
-    columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in schema.names}
+    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in schema.names}
     if text_ids:
         columns["image_id"] = [str(value) for value in columns["image_id"]]
     table = arrow.Table.from_pydict(columns, schema=schema)

@@ -94,7 +94,8 @@ class ShardWorker:
         """``shard`` and ``listed`` (JSON) to ``label`` (JSON) and ``part`` (bytes)."""
         if self._predictor is None:  # not in __init__, whose errors Ray wraps in an actor's death
             torch.set_num_threads(self._threads)
-            self._predictor = ShardPredictor(Predictor(self._cfg), self._settings)
+            how = {"precision": self._settings.precision, "optimize": self._settings.optimize}
+            self._predictor = ShardPredictor(Predictor(self._cfg, **how), self._settings)
         numbers = [int(number) for number in batch["shard"]]
         found = self._predictor.run(
             (number, [_listed(entry) for entry in json.loads(text)])
@@ -106,7 +107,7 @@ class ShardWorker:
 
 def _listed(entry: list[Any]) -> Listed:
     listed = Listed(*entry)
-    return listed._replace(place=tuple(listed.place) if listed.place else None)
+    return listed._replace(place=(listed.place[0], listed.place[1]) if listed.place else None)
 
 
 def _import_ray() -> Any:
@@ -124,7 +125,7 @@ def _import_ray() -> Any:
 @contextlib.contextmanager
 def _connected(ray: Any, options: RayOptions) -> Iterator[None]:
     """Ray, started here or joined; left at the end."""
-    common = {"logging_level": logging.ERROR, "log_to_driver": False}
+    common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not options.address:
         # 'local': never a cluster that somebody else has started on this machine
         cores = max(os.cpu_count() or 1, (options.workers or 1) * options.cpus)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..outputs import atomic_path
+from ..results import Categories
 from .arrow import pyarrow
 from .job import Job
 
@@ -35,21 +36,21 @@ def write_parquet(output: Path, job: Job) -> None:
         _sync(file)
 
 
-def write_coco(output: Path, job: Job, categories: Sequence[Mapping[str, Any]], *, results_only: bool) -> None:
+def write_coco(output: Path, job: Job, categories: Categories, *, results_only: bool) -> None:
     """COCO JSON, written piece by piece.
 
     Args:
-        categories: ``id`` and ``name`` of the model's classes in their order.
+        categories: of the model.
         results_only: the list that COCO's evaluation takes, of ``image_id``, ``category_id``, ``bbox`` and ``score``;
             else a data set: ``info``, ``categories``, ``images``, and ``annotations`` with their ``score``.
     """
-    ids = [category["id"] for category in categories]
+    ids = categories.ids
     with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8") as file:
         if results_only:
             _write_list(file, _results(job, ids))
         else:
             info = {"description": "predictions", **job.header}
-            file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(list(categories))},\n"images": ')
+            file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories.as_coco())},\n"images": ')
             _write_list(file, _images(job))
             file.write(',\n"annotations": ')
             _write_list(file, _annotations(job, ids))

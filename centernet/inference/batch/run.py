@@ -13,7 +13,7 @@ from ...progress import progress
 from ..predictor import Predictor
 from ..thresholds import set_score_threshold
 from .arrow import pyarrow
-from .identity import categories_of, config_digest, weights_digest
+from .identity import config_digest, weights_digest
 from .job import Job, held
 from .lists import Listed
 from .parts import Label
@@ -56,6 +56,8 @@ def predict_many(
     loaders: int | None = None,
     ray: RayOptions | None = None,
     retry_broken: bool = False,
+    precision: str = "float32",
+    optimize: bool = False,
 ) -> Summary:
     """Run a model over pictures; give the same arguments again to go on after a kill.
 
@@ -70,6 +72,7 @@ def predict_many(
         loaders: threads that decode beside the model on this machine; None for one a core, at most 8.
         ray: where the models run; None for this process.
         retry_broken: read pictures again that were broken in an earlier run.
+        precision, optimize: of the model, see :class:`~..predictor.Predictor`.
 
     Raises:
         UserError: another process or another run has the output; a model or place that cannot be used.
@@ -81,22 +84,24 @@ def predict_many(
     digests = {"config": config_digest(cfg)}
     set_score_threshold(cfg, threshold)
     with held(output if form == "folder" else output.with_name(output.name + ".parts")) as folder:
-        predictor = Predictor(cfg if ray is None else _on_cpu(cfg))
+        # with Ray this process hands out work and only has to know what the model is
+        how = {"precision": precision, "optimize": optimize}
+        predictor = Predictor(cfg, device="cpu") if ray else Predictor(cfg, **how)
         digests |= {"weights": weights_digest(predictor.model)}
-        job = Job(folder, {**digests, "threshold": threshold, "batch size": batch_size}, listed, shard_size)
+        header = {**digests, "threshold": threshold, "batch size": batch_size, **how}
+        job = Job(folder, header, listed, shard_size)
         todo = job.open(retry_broken=retry_broken)
-        categories = categories_of(predictor)
         loaders = min(os.cpu_count() or 1, 8) if loaders is None else loaders
         text_ids = any(isinstance(entry.image_id, str) for entry in listed)
-        names = tuple(category["name"] for category in categories)
-        settings = Settings(job.digest, threshold, batch_size, loaders, names, text_ids)
+        names = predictor.categories.names
+        settings = Settings(job.digest, threshold, batch_size, loaders, names, text_ids, precision, optimize)
         _run(job, todo, predictor, cfg, settings, ray)
         broken_list = output.with_name(output.name + ".broken.jsonl")
         write_broken(broken_list, job)
         if form == "parquet":
             write_parquet(output, job)
         elif form != "folder":
-            write_coco(output, job, categories, results_only=form == "coco-results")
+            write_coco(output, job, predictor.categories, results_only=form == "coco-results")
         labels = [label for _, label in job.parts()]
     broken = tuple(entry["reason"] for label in labels for entry in label.broken)
     return Summary(len(listed) - len(broken), sum(label.detections for label in labels), broken, broken_list)
@@ -113,14 +118,6 @@ def _check(output: Path, form: str, listed: Sequence[Listed]) -> None:
     taken = next((entry.file for entry in listed if Path(entry.file).absolute() == here), None)
     if taken:
         raise UserError(f"{output} would be overwritten, and it is one of the inputs: give another --output")
-
-
-def _on_cpu(cfg: CfgNode) -> CfgNode:
-    """For the process that hands out work: it only has to know what the model is."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
 
 
 def _run(

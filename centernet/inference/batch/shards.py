@@ -3,9 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 
 from ...errors import UserError
@@ -31,6 +30,7 @@ class Settings(NamedTuple):
         loaders: threads that read and decode beside the model; 0 reads in between.
         class_names: of the model's classes.
         text_ids: whether ids of pictures are texts.
+        precision, optimize: of the model, see :class:`~..predictor.Predictor`.
     """
 
     job: str
@@ -39,6 +39,11 @@ class Settings(NamedTuple):
     loaders: int
     class_names: tuple[str, ...]
     text_ids: bool
+    precision: str = "float32"
+    optimize: bool = False
+
+
+_Read: TypeAlias = dict[str, Any] | SourceError  # an entry for the network, or what is wrong with the picture
 
 
 class _Batch(NamedTuple):
@@ -71,13 +76,13 @@ class ShardPredictor:
         rows: list[dict[str, Any]] = []
         broken: list[dict[str, Any]] = []
         for batch, pictures in self._read_ahead(self._batches(shards)):
-            found = self._predict([picture for picture in pictures if isinstance(picture, np.ndarray)])
+            found = self._predict([picture for picture in pictures if not isinstance(picture, SourceError)])
             for listed, picture in zip(batch.listed, pictures, strict=True):
                 if isinstance(picture, SourceError):
                     broken.append({"image_id": listed.image_id, "key": listed.key, "reason": str(picture)})
                     continue
                 instances = instances_of(next(found), self._settings.threshold)
-                size, names = picture.shape[:2], self._settings.class_names
+                size, names = (picture["height"], picture["width"]), self._settings.class_names
                 rows.append(row_of(listed.image_id, listed.key, size, instances, names))
             advance(len(batch.listed))
             if batch.is_last:
@@ -92,16 +97,16 @@ class ShardPredictor:
             for start in range(0, len(listed), size):
                 yield _Batch(number, listed[start : start + size], start + size >= len(listed))
 
-    def _read_ahead(self, batches: Iterable[_Batch]) -> Iterator[tuple[_Batch, list[np.ndarray | SourceError]]]:
+    def _read_ahead(self, batches: Iterable[_Batch]) -> Iterator[tuple[_Batch, list[_Read]]]:
         if not self._settings.loaders:
             for batch in batches:
-                yield batch, [self._reader.read(listed) for listed in batch.listed]
+                yield batch, [self._read(listed) for listed in batch.listed]
             return
         pool = ThreadPoolExecutor(self._settings.loaders, thread_name_prefix="loader")
-        waiting: deque[tuple[_Batch, list[Future[np.ndarray | SourceError]]]] = deque()
+        waiting: deque[tuple[_Batch, list[Future[_Read]]]] = deque()
         try:
             for batch in batches:
-                waiting.append((batch, [pool.submit(self._reader.read, listed) for listed in batch.listed]))
+                waiting.append((batch, [pool.submit(self._read, listed) for listed in batch.listed]))
                 if len(waiting) > _AHEAD:
                     first, futures = waiting.popleft()
                     yield first, [future.result() for future in futures]
@@ -110,11 +115,20 @@ class ShardPredictor:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _predict(self, pictures: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+    def _read(self, listed: Listed) -> _Read:
+        picture = self._reader.read(listed)
+        if isinstance(picture, SourceError):
+            return picture
         try:
-            return iter(self._predictor.predict_batch(pictures))
+            return self._predictor.prepare(picture, name=f"picture {listed.key}")
+        except SourceError as error:
+            return error
+
+    def _predict(self, entries: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        try:
+            return iter(self._predictor.network(entries) if entries else ())
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU has too little memory for {len(pictures)} pictures at a time: give a smaller --batch-size, "
+                f"the GPU has too little memory for {len(entries)} pictures at a time: give a smaller --batch-size, "
                 "and another --output, since a picture's result depends a little on the others of its batch"
             ) from error
