@@ -175,8 +175,8 @@ class Predictor:
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         """Predict several pictures in one forward pass, padded to a common size; memory grows with it.
 
-        Padding is seen at the borders of a picture: results differ a little from those of the picture alone, unless
-        all are of the same size after resizing.
+        Padding is seen, by norms over whole maps and at the borders of a picture: where sizes after resizing differ,
+        results are not those of each picture alone. :meth:`__call__` takes care of that.
 
         Args:
             images: uint8 [H, W, 3] BGR arrays; sizes may differ.
