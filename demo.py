@@ -1,12 +1,17 @@
 #!/usr/bin/env python
-"""Show what a detector sees: pictures, a video or a webcam in; the same with boxes, names and scores out."""
+"""Show what a detector sees: pictures, a video or a webcam in; the same with boxes, names and scores out. Or a page in
+the browser that does it."""
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
+from detectron2.config import CfgNode
+
+from centernet import model_zoo
 from centernet.config_file import load_config, resolve_device
 from centernet.errors import UserError, command_line
 from centernet.inference import VisualizationDemo, set_score_threshold
@@ -16,6 +21,7 @@ from centernet.inference.runner import Report, leave_out_finished, run_frames, r
 from centernet.inference.sources import Inputs, check_single_input, find_inputs, open_webcam
 from centernet.inference.tracking2d import check_tracking, lowest_tracked_score
 from centernet.inference.video import check_display
+from centernet.inference.web import serve_page
 from centernet.model_zoo import resolve_config_file
 
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -34,6 +40,8 @@ examples:
         --track --opts MODEL.WEIGHTS ...
   the second webcam, in a window (Esc ends):
     python demo.py --config-file ... --webcam 1 --opts MODEL.WEIGHTS ...
+  a page in the browser, for this machine alone:
+    python demo.py --config-file ... --web --opts MODEL.WEIGHTS ...
 
 exit code: 0 all was done, 1 some inputs could not be read, 2 there is a mistake in the command or the files, 130 Ctrl-C
 """
@@ -52,6 +60,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("--video-input", metavar="FILE", help="a video")
     webcam = "a webcam; the first one, 0, without a number"
     source.add_argument("--webcam", nargs="?", type=int, const=0, metavar="NUMBER", help=webcam)
+    page = "a page in the browser, with this model and those of the zoo whose weights are here: pip install -e '.[web]'"
+    source.add_argument("--web", action="store_true", help=page)
+    add("--host", metavar="ADDRESS", help="--web: where to listen (default 127.0.0.1; 0.0.0.0: for all machines)")
+    add("--port", type=int, metavar="NUMBER", help="--web: the port (default: a free one, from 7860)")
+    add("--share", action="store_true", help="--web: also a public link through gradio's servers")
     add(
         "--output",
         metavar="PATH",
@@ -157,11 +170,38 @@ def run_webcam(args: argparse.Namespace, report: Report) -> None:
             run_frames(demo, webcam, next(iter(results.values())) if results else None, report, saved)
 
 
+def page_models(args: argparse.Namespace) -> dict[str, Callable[[], CfgNode]]:
+    """The page's models by name: the one of the command line first, then those of the zoo whose weights are here."""
+    models: dict[str, Callable[[], CfgNode]] = {}
+    if args.config_file or "MODEL.WEIGHTS" in args.opts:
+        path = Path(resolve_config_file(args.config_file or DEFAULT_CONFIG))
+        cfg = load_config(path, args.opts)
+        models[path.stem if path.stem != "config" else path.absolute().parent.name] = lambda: cfg
+    keys = args.opts[::2]
+    device = args.opts[2 * keys.index("MODEL.DEVICE") :][:2] if "MODEL.DEVICE" in keys else []
+    for name in filter(model_zoo.is_at_hand, model_zoo.names()):
+        models.setdefault(name, partial(model_zoo.get_config, name, [*device, "MODEL.WEIGHTS", f"zoo://{name}"]))
+    return models
+
+
+def run_page(args: argparse.Namespace) -> None:
+    files = ("output", "save_results", "heatmap", "track", "resume")
+    if extra := [f"--{name.replace('_', '-')}" for name in files if getattr(args, name)]:
+        raise UserError(f"{', '.join(extra)}: not with --web, whose page shows and saves the results")
+    where = {"host": args.host or "127.0.0.1", "port": args.port, "share": args.share}
+    serve_page(page_models(args), threshold=args.confidence_threshold, optimize=args.optimize, **where)
+
+
 @command_line
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("centernet").setLevel(logging.INFO)
+    if args.web:
+        run_page(args)
+        return 0
+    if args.host or args.port or args.share:
+        raise UserError("--host, --port and --share belong to --web")
     report, interrupted = Report(), False
     try:
         (run_files if args.webcam is None else run_webcam)(args, report)

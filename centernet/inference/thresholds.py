@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 
 from ..errors import UserError
 
-__all__ = ["filter_predictions", "set_score_threshold"]
+__all__ = ["check_threshold", "filter_predictions", "set_score_threshold"]
 
 _ONE_STAGE = ("CenterNetDetector", "ProposalNetwork")
 
@@ -37,8 +37,7 @@ def set_score_threshold(cfg: CfgNode, threshold: float) -> None:
     Raises:
         UserError: ``threshold`` is not in [0, 1].
     """
-    if not 0.0 <= threshold <= 1.0:  # also catches NaN
-        raise UserError(f"the confidence threshold is {threshold}, but it is a probability: give a number from 0 to 1")
+    check_threshold(threshold)
     frozen = cfg.is_frozen()
     cfg.defrost()
     passing = _just_below(threshold)
@@ -50,6 +49,12 @@ def set_score_threshold(cfg: CfgNode, threshold: float) -> None:
         cfg.MODEL.CENTERNET.INFERENCE_TH = _just_below(probability)
     if frozen:
         cfg.freeze()
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise :class:`UserError` if ``threshold`` is not in [0, 1]."""
+    if not 0.0 <= threshold <= 1.0:  # also catches NaN
+        raise UserError(f"the confidence threshold is {threshold}, but it is a probability: give a number from 0 to 1")
 
 
 def filter_predictions(predictions: dict[str, Any], threshold: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 - ``models``: configs and models ready to run
 """
 
-from .checkpoints import get_checkpoint, register_zoo_addresses
+from .checkpoints import get_checkpoint, is_at_hand, register_zoo_addresses
 from .lookup import get_config_file, info, names, resolve_config_file
 from .models import get, get_config
 from .rows import PSEUDO_LABELS, Row, drive_page
@@ -20,6 +20,7 @@ __all__ = [
     "get_config",
     "get_config_file",
     "info",
+    "is_at_hand",
     "names",
     "register_zoo_addresses",
     "resolve_config_file",

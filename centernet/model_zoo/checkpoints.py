@@ -14,7 +14,7 @@ from ..errors import UserError
 from .lookup import get_config_file, info
 from .rows import Row, drive_page
 
-__all__ = ["ZooHandler", "get_checkpoint", "register_zoo_addresses"]
+__all__ = ["ZooHandler", "get_checkpoint", "is_at_hand", "register_zoo_addresses"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,9 @@ def get_checkpoint(name: str) -> str:
         given = _from_folder(row, Path(place.removeprefix("file://")).expanduser())
     if given is not None:
         return str(given)
+    if (present := _in_folder(row, cache_folder())) is not None:
+        return str(fetch([], present))
     cached = cache_folder() / f"{row.name}.pth"
-    for path in (cached, cached.with_name(f"{row.name}.safetensors")):
-        if path.is_file():
-            return str(fetch([], path))
     also = f" ({'; '.join(reasons)})" if reasons else ""
     if not row.drive_ids:
         raise UserError(
@@ -65,13 +64,32 @@ def get_checkpoint(name: str) -> str:
 def _from_folder(row: Row, folder: Path) -> Path | None:
     if not folder.is_dir():
         raise UserError(f"CENTERNET_WEIGHTS: there is no folder {folder}; correct it, or unset it to use the cache")
+    return _in_folder(row, folder)
+
+
+def _in_folder(row: Row, folder: Path) -> Path | None:
     files = [folder / f"{row.name}{suffix}" for suffix in _SUFFIXES]
     return next((file for file in files if file.is_file()), None)
 
 
+def is_at_hand(name: str) -> bool:
+    """Whether :func:`get_checkpoint` has the weights of a model without asking the network.
+
+    Raises:
+        UserError: no such model.
+    """
+    row = info(name)
+    place = os.getenv("CENTERNET_WEIGHTS", "").strip()
+    folders = [cache_folder()]
+    if place.startswith(("http://", "https://")):  # a mirror is asked before the cache is looked into
+        folders = [_mirror_folder(place.rstrip("/"))]
+    elif place:
+        folders.append(Path(place.removeprefix("file://")).expanduser())
+    return any(_in_folder(row, folder) is not None for folder in folders)
+
+
 def _from_mirror(row: Row, address: str, reasons: list[str]) -> Path | None:
-    # a folder for each mirror: what one serves is not what another does
-    folder = cache_folder() / f"mirror-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+    folder = _mirror_folder(address)
     files = [folder / f"{row.name}{suffix}" for suffix in _SUFFIXES]
     for file in [file for file in files if file.is_file()] or files:
         try:
@@ -79,6 +97,11 @@ def _from_mirror(row: Row, address: str, reasons: list[str]) -> Path | None:
         except DownloadError as error:
             reasons.append(str(error))
     return None
+
+
+def _mirror_folder(address: str) -> Path:
+    # one for each mirror: what one serves is not what another does
+    return cache_folder() / f"mirror-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
 
 
 class ZooHandler(PathHandler):

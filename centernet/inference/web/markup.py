@@ -23,10 +23,12 @@ STYLE = """
 .sentence.wrong { border-color: #dc2626; border-left-width: 5px; }
 .sentence b { font-weight: 650; }
 #examples .grid-wrap { height: auto; min-height: 0; padding-top: 30px; }
-#examples .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 6px; }
+#examples .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)); grid-auto-rows: auto; gap: 6px; }
 #examples .caption-label { display: none; }
 #examples .thumbnail-item { aspect-ratio: 1; height: auto; }
 #picture { padding-top: 34px; }
+#picture .icon-button-wrapper { top: -34px; }
+#picture .image-container { overflow: visible; }
 #picture img { max-height: 72vh; object-fit: contain; }
 .found { overflow-x: auto; }
 .found table { width: 100%; border-collapse: collapse; margin: 0; font-size: .92rem;

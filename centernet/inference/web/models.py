@@ -22,11 +22,16 @@ class ModelShelf:
     Args:
         configs: ``{name: function that gives the config}``; the first name is the page's default. A function may
             raise ``UserError``.
+        optimize: see :class:`~..predictor.Predictor`.
     """
 
-    def __init__(self, configs: Mapping[str, Callable[[], CfgNode]]) -> None:
+    def __init__(self, configs: Mapping[str, Callable[[], CfgNode]], optimize: bool = False) -> None:
         if not configs:
-            raise UserError("the page needs at least one model: give --config-file FILE --opts MODEL.WEIGHTS FILE")
+            raise UserError(
+                "the page needs a model: give --config-file FILE --opts MODEL.WEIGHTS FILE, or put weights of the zoo "
+                "into a folder and set CENTERNET_WEIGHTS to that"
+            )
+        self._optimize = optimize
         self._configs = dict(configs)
         self._ready: OrderedDict[str, Predictor] = OrderedDict()
         self._lock = threading.Lock()
@@ -62,7 +67,7 @@ class ModelShelf:
         """
         with self._lock:
             if name not in self._ready:
-                self._ready[name] = Predictor(self.config(name), threshold=LOWEST_SCORE)
+                self._ready[name] = Predictor(self.config(name), threshold=LOWEST_SCORE, optimize=self._optimize)
             self._ready.move_to_end(name)
             while len(self._ready) > _KEPT:
                 self._ready.popitem(last=False)

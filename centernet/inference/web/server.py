@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ...errors import UserError
+from ..thresholds import check_threshold
 from .callbacks import PageActions
 from .markup import STYLE
 from .models import ModelShelf
@@ -32,6 +33,7 @@ def start_page(
     host: str = "127.0.0.1",
     port: int | None = None,
     share: bool = False,
+    optimize: bool = False,
 ) -> Any:
     """Serve the page in threads of its own.
 
@@ -41,13 +43,15 @@ def start_page(
         host: address to listen at; ``"127.0.0.1"`` is this machine alone, ``"0.0.0.0"`` every network it is in.
         port: None: the first free one from 7860 on.
         share: also a public link through gradio's own servers, for a week: everybody who knows it can use the page.
+        optimize: see :class:`~..predictor.Predictor`.
 
     Returns:
         The running ``gradio.Blocks``: ``local_url``, ``share_url``, ``close()``.
 
     Raises:
-        UserError: gradio is not installed, no model, or a host or port that cannot be had.
+        UserError: gradio is not installed, no model, no such threshold, or a host or port that cannot be had.
     """
+    check_threshold(threshold)
     os.environ.update(_QUIET)
     try:
         import gradio
@@ -56,7 +60,7 @@ def start_page(
     except ImportError as error:
         raise UserError(f"the page needs gradio ({error}): pip install -e '.[web]'") from error
     _check_address(host, port)
-    page = build_page(PageActions(ModelShelf(configs)), threshold)
+    page = build_page(PageActions(ModelShelf(configs, optimize)), threshold)
     fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # of the visitor's machine: none is fetched
     theme = gradio.themes.Base(primary_hue="indigo", neutral_hue="slate", font=fonts[0], font_mono=fonts[1])
     try:
