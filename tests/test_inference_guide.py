@@ -19,7 +19,7 @@ from file_server import serving  # noqa: E402
 
 GUIDE = (ROOT / "docs" / "INFERENCE.md").read_text("utf-8")
 SMALL = "CenterNet2_R18_digits"  # in the place of ResNet-50, and with smaller pictures
-SIZES = ["INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 128, "MODEL.DEVICE", "cpu"]
+SIZES = ["INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 128, "TEST.DETECTIONS_PER_IMAGE", 9, "MODEL.DEVICE", "cpu"]
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np
 _MOST_BYTES = 200 * 2**20  # of a picture from the network
 # what Pillow raises for broken files (SyntaxError: PNG; struct.error: TIFF)
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, ArithmeticError, LookupError, struct.error)
-_opening = threading.Lock()  # Pillow decodes at the first use, and two threads may share an image
+_converting = threading.Lock()  # Pillow decodes an image when it is first used, and threads may share one
 
 
 class SourceError(UserError):
@@ -83,7 +83,7 @@ def load_image(path: str | Path) -> np.ndarray:
     Raises:
         SourceError: the file is not there, is no complete picture, or has more than 8 bits a channel.
     """
-    return _decode_file(Path(path), f"picture {path}")
+    return _decode(Path(path), f"picture {path}")
 
 
 def read_picture(source: Source, channels: Channels | None = None, *, name: str = "the picture") -> Picture:
@@ -109,15 +109,16 @@ def read_picture(source: Source, channels: Channels | None = None, *, name: str 
         if isinstance(source, torch.Tensor):
             return Picture(_from_tensor(source, channels, name), None, source, channels)
         if isinstance(source, Image.Image):
-            return Picture(_convert(source, name), getattr(source, "filename", None) or None, source, None)
+            with _converting:
+                return Picture(_convert(source, name), getattr(source, "filename", None) or None, source, None)
         if isinstance(source, str) and "://" in source:
             content = _fetch(source, named := _named(name, source))
-            return Picture(_decode_bytes(content, named), source, content, None)
+            return Picture(_decode(BytesIO(content), named), source, content, None)
         if isinstance(source, str | os.PathLike):
             path = os.fspath(source)
-            return Picture(_decode_file(Path(path).expanduser(), _named(name, path)), path, path, None)
+            return Picture(_decode(Path(path).expanduser(), _named(name, path)), path, path, None)
         content = _content(source, name)
-        return Picture(_decode_bytes(content, name), None, content, None)
+        return Picture(_decode(BytesIO(content), name), None, content, None)
     except SourceError as error:
         error.source = None if not isinstance(source, str | os.PathLike) else os.fspath(source)
         raise
@@ -160,14 +161,13 @@ def _content(source: Any, name: str) -> bytes:
     return bytes(source)
 
 
-def _decode_file(path: Path, name: str) -> np.ndarray:
-    with _readable(name), Image.open(path) as image:
-        return _convert(image, name)
-
-
-def _decode_bytes(content: bytes, name: str) -> np.ndarray:
-    with _readable(name), Image.open(BytesIO(content)) as image:
-        return _convert(image, name)
+def _decode(file: Path | BytesIO, name: str) -> np.ndarray:
+    with _readable(name), Image.open(file) as image:
+        pixels = _convert(image, name)
+        with contextlib.suppress(*_BROKEN):
+            if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo and its preview
+                logger.warning("%s is an animation or has several pages: its first picture is used", name)
+        return pixels
 
 
 def _convert(image: Image.Image, name: str) -> np.ndarray:
@@ -176,14 +176,8 @@ def _convert(image: Image.Image, name: str) -> np.ndarray:
             raise SourceError(f"{name} has more than 8 bits a channel: convert it to 8 bits first")
         if 0 in image.size:
             raise SourceError(f"{name} has no pixel (width and height are {image.size})")
-        with _opening:
-            image.load()
         # what detectron2's read_image does to a file
-        pixels = np.ascontiguousarray(convert_PIL_to_numpy(_apply_exif_orientation(image), "BGR"))
-    with contextlib.suppress(*_BROKEN):
-        if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo and its preview
-            logger.warning("%s is an animation or has several pages: its first picture is used", name)
-    return pixels
+        return np.ascontiguousarray(convert_PIL_to_numpy(_apply_exif_orientation(image), "BGR"))
 
 
 @contextlib.contextmanager

@@ -217,18 +217,6 @@ class Predictor:
         found = self.network(inputs) if inputs else []
         return found if self.threshold is None else [filter_predictions(one, self.threshold) for one in found]
 
-    def prepare(self, image: np.ndarray, *, name: str = "the picture") -> dict[str, Any]:
-        """What :attr:`network` takes of a picture: the first half of :meth:`predict_batch`, for threads beside the model.
-
-        Args:
-            image: uint8 [H, W, 3] BGR.
-            name: of the picture in messages.
-
-        Raises:
-            SourceError: it is not such an array, or too narrow to be resized.
-        """
-        return self._prepare(read_picture(image, "BGR", name=name), 0, name).entry
-
     def _stream(self, images: Iterable[Source], channels: Channels | None, on_error: OnError) -> Iterator[Detections]:
         for result in in_batches(self._read(images, channels, on_error), self._run, self.batch_size):
             if isinstance(result, Detections):
@@ -315,7 +303,7 @@ def _config(
             raise UserError(
                 f"{name} is a file of weights: give the model's name or config first, Predictor(MODEL, {name!r})"
             )
-        is_file = "/" in name or os.sep in name or name.endswith((".yaml", ".yml")) or Path(name).exists()
+        is_file = "/" in name or os.sep in name or name.endswith((".yaml", ".yml")) or Path(name).is_file()
         # the zoo is a room above this one
         path = Path(name).expanduser() if is_file else PathManager.get_local_path(f"zoo://{name}.yaml")
         cfg = load_config(path, words)
