@@ -9,6 +9,9 @@ __all__ = ["add_sound"]
 
 logger = logging.getLogger(__name__)
 
+# whose sound may begin before the pictures, as encoded sound does; others would shift both
+_WITH_EDIT_LISTS = (".mp4", ".m4v", ".mov")
+
 
 def add_sound(video: Path, source: Path) -> bool:
     """Put the first sound track of ``source`` into ``video``, in place, up to the end of the pictures.
@@ -31,7 +34,7 @@ def add_sound(video: Path, source: Path) -> bool:
                 logger.info("%s has no sound", source)
                 return False
             with av.open(str(mixed), "w") as result:
-                _mix(pictures, sounds, result)
+                _mix(pictures, sounds, result, from_start=video.suffix.lower() not in _WITH_EDIT_LISTS)
         os.replace(mixed, video)
         return True
     # PyAV's errors are these; a codec that the container does not take is a ValueError
@@ -42,11 +45,11 @@ def add_sound(video: Path, source: Path) -> bool:
         mixed.unlink(missing_ok=True)
 
 
-def _mix(pictures: Any, sounds: Any, result: Any) -> None:
+def _mix(pictures: Any, sounds: Any, result: Any, from_start: bool) -> None:
     video, audio = pictures.streams.video[0], sounds.streams.audio[0]
     to_video, to_audio = (result.add_stream_from_template(stream) for stream in (video, audio))
     end = 0.0  # seconds
-    waiting = sounds.demux(audio)
+    waiting = (one for one in sounds.demux(audio) if one.dts is not None and (one.dts >= 0 or not from_start))
     sound = next(waiting, None)
     for packet in pictures.demux(video):
         if packet.dts is None:  # the flush at the end
@@ -62,11 +65,8 @@ def _mix(pictures: Any, sounds: Any, result: Any) -> None:
 
 def _copy_until(packet: Any, rest: Any, seconds: float, stream: Any, result: Any) -> Any:
     """Copy packets that begin before ``seconds``; returns the first that does not."""
-    while packet is not None:
-        if packet.dts is not None:
-            if float(packet.dts * packet.time_base) >= seconds:
-                return packet
-            packet.stream = stream
-            result.mux(packet)
+    while packet is not None and float(packet.dts * packet.time_base) < seconds:
+        packet.stream = stream
+        result.mux(packet)
         packet = next(rest, None)
-    return None
+    return packet
