@@ -1,0 +1,36 @@
+"""A small model for the page, sure enough to find something, and pictures to bring."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.config import CfgNode
+from PIL import Image
+
+from centernet.inference.web import ModelShelf
+from centernet.inference.web.callbacks import PageActions
+
+
+@pytest.fixture
+def configs(cfg: CfgNode) -> dict[str, Callable[[], CfgNode]]:
+    """A model with weights, one without, and one whose weights are gone."""
+    without, gone = cfg.clone(), cfg.clone()
+    without.MODEL.WEIGHTS, gone.MODEL.WEIGHTS = "", "gone.pth"
+    return {"small": lambda: cfg, "without": lambda: without, "gone": lambda: gone}
+
+
+@pytest.fixture
+def actions(configs: dict[str, Callable[[], CfgNode]]) -> PageActions:
+    return PageActions(ModelShelf(configs))
+
+
+@pytest.fixture
+def files(tmp_path: Path, picture: np.ndarray) -> dict[str, str]:
+    """``good``, ``other``: pictures; ``broken``: none; ``deep``: 16 bits a channel."""
+    paths = {name: str(tmp_path / f"{name}.png") for name in ("good", "other", "broken", "deep")}
+    Image.fromarray(picture[:, :, ::-1]).save(paths["good"])
+    Image.fromarray(picture[:70, ::-1, ::-1]).save(paths["other"])
+    Path(paths["broken"]).write_bytes(b"no picture at all")
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(paths["deep"])
+    return paths
