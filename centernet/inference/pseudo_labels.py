@@ -219,7 +219,7 @@ def _label(
 ) -> list[dict[str, Any]]:
     """Journal entries of a batch."""
     good = [picture for picture in pictures if not isinstance(picture, SourceError)]
-    results = iter(predictor.network(good) if good else ())
+    results = iter(predictor.predict_prepared(good))
     entries: list[dict[str, Any]] = []
     for image, picture in zip(batch, pictures, strict=True):
         if isinstance(picture, SourceError):

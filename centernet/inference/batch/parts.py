@@ -65,22 +65,14 @@ def table_schema(*, text_ids: bool, masks: bool) -> Any:
     return arrow.schema(columns + ([("masks", arrow.list_(arrow.string()))] if masks else []))
 
 
-def row_of(
-    image_id: int | str, key: str, size: tuple[int, int], found: Instances, names: Sequence[str]
-) -> dict[str, Any]:
-    """A row.
-
-    Args:
-        size: height and width of the picture.
-        found: its detections.
-        names: of the model's classes.
-    """
+def row_of(image_id: int | str, key: str, found: Instances, names: Sequence[str]) -> dict[str, Any]:
+    """The row of a picture with the detections ``found`` and the class names ``names``."""
     classes = found.pred_classes.tolist()
     row = {
         "image_id": image_id,
         "key": key,
-        "width": size[1],
-        "height": size[0],
+        "width": found.image_size[1],
+        "height": found.image_size[0],
         "boxes": found.pred_boxes.tensor.float().tolist(),
         "scores": found.scores.float().tolist(),
         "class_ids": classes,

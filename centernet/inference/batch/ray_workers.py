@@ -94,8 +94,8 @@ class ShardWorker:
         """``shard`` and ``listed`` (JSON) to ``label`` (JSON) and ``part`` (bytes)."""
         if self._predictor is None:  # not in __init__, whose errors Ray wraps in an actor's death
             torch.set_num_threads(self._threads)
-            how = {"precision": self._settings.precision, "optimize": self._settings.optimize}
-            self._predictor = ShardPredictor(Predictor(self._cfg, **how), self._settings)
+            predictor = Predictor(self._cfg, precision=self._settings.precision, optimize=self._settings.optimize)
+            self._predictor = ShardPredictor(predictor, self._settings)
         numbers = [int(number) for number in batch["shard"]]
         found = self._predictor.run(
             (number, [_listed(entry) for entry in json.loads(text)])

@@ -67,7 +67,8 @@ def predict_many(
         output: a folder of Parquet files (see :mod:`.parts`), or one file.
         form: one of :data:`FORMATS`; '' goes by the extension of ``output``: .parquet, .json (coco), else a folder.
         threshold: smallest score that is kept.
-        batch_size: pictures at a time.
+        batch_size: most pictures at a time; only pictures of one size share a batch, so a result is that of the
+            picture alone, up to rounding.
         shard_size: pictures of a part; what a kill can lose at most.
         loaders: threads that decode beside the model on this machine; None for one a core, at most 8.
         ray: where the models run; None for this process.
@@ -85,10 +86,12 @@ def predict_many(
     set_score_threshold(cfg, threshold)
     with held(output if form == "folder" else output.with_name(output.name + ".parts")) as folder:
         # with Ray this process hands out work and only has to know what the model is
-        how = {"precision": precision, "optimize": optimize}
-        predictor = Predictor(cfg, device="cpu") if ray else Predictor(cfg, **how)
+        if ray:
+            predictor = Predictor(cfg, device="cpu")
+        else:
+            predictor = Predictor(cfg, precision=precision, optimize=optimize)
         digests |= {"weights": weights_digest(predictor.model)}
-        header = {**digests, "threshold": threshold, "batch size": batch_size, **how}
+        header = {**digests, "threshold": threshold, "precision": precision, "optimize": optimize}
         job = Job(folder, header, listed, shard_size)
         todo = job.open(retry_broken=retry_broken)
         loaders = min(os.cpu_count() or 1, 8) if loaders is None else loaders

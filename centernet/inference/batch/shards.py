@@ -1,13 +1,16 @@
 """Shards of pictures through a model: decoding in threads beside it, true batches, one part a shard."""
 
+import contextlib
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from ...errors import UserError
+from ..batching import in_batches
 from ..images import SourceError
 from ..predictor import Predictor
 from .identity import instances_of
@@ -26,7 +29,7 @@ class Settings(NamedTuple):
     Attributes:
         job: digest of the run, for the labels of its parts.
         threshold: smallest score that is kept.
-        batch_size: pictures at a time.
+        batch_size: most pictures at a time; pictures of a batch have the same size after resizing and padding.
         loaders: threads that read and decode beside the model; 0 reads in between.
         class_names: of the model's classes.
         text_ids: whether ids of pictures are texts.
@@ -46,12 +49,6 @@ class Settings(NamedTuple):
 _Read: TypeAlias = dict[str, Any] | SourceError  # an entry for the network, or what is wrong with the picture
 
 
-class _Batch(NamedTuple):
-    shard: int
-    listed: Sequence[Listed]
-    is_last: bool  # of its shard
-
-
 class ShardPredictor:
     """A model that turns shards into parts."""
 
@@ -68,50 +65,52 @@ class ShardPredictor:
 
         Args:
             shards: numbers and pictures.
-            advance: is told how many pictures have been done, after each batch.
+            advance: is told of each picture that is done.
 
         Raises:
             UserError: the model finds no detections by its kind, or has too little memory.
         """
-        rows: list[dict[str, Any]] = []
-        broken: list[dict[str, Any]] = []
-        for batch, pictures in self._read_ahead(self._batches(shards)):
-            found = self._predict([picture for picture in pictures if not isinstance(picture, SourceError)])
-            for listed, picture in zip(batch.listed, pictures, strict=True):
-                if isinstance(picture, SourceError):
-                    broken.append({"image_id": listed.image_id, "key": listed.key, "reason": str(picture)})
-                    continue
-                instances = instances_of(next(found), self._settings.threshold)
-                size, names = (picture["height"], picture["width"]), self._settings.class_names
-                rows.append(row_of(listed.image_id, listed.key, size, instances, names))
-            advance(len(batch.listed))
-            if batch.is_last:
+        ahead, now = itertools.tee(shards)
+        read = self._read_ahead(itertools.chain.from_iterable(listed for _, listed in ahead))
+        with contextlib.closing(read):
+            for number, listed in now:
+                rows: list[dict[str, Any]] = []
+                broken: list[dict[str, Any]] = []
+                of_shard = (self._by_size(entry) for entry in itertools.islice(read, len(listed)))
+                results = in_batches(of_shard, self._predict, self._settings.batch_size)
+                for entry, result in zip(listed, results, strict=True):
+                    if isinstance(result, Exception):
+                        broken.append({"image_id": entry.image_id, "key": entry.key, "reason": str(result)})
+                    else:
+                        found = instances_of(result, self._settings.threshold)
+                        rows.append(row_of(entry.image_id, entry.key, found, self._settings.class_names))
+                    advance(1)
                 detections = sum(len(row["scores"]) for row in rows)
-                label = Label(self._settings.job, batch.shard, len(rows) + len(broken), broken, detections)
+                label = Label(self._settings.job, number, len(listed), broken, detections)
                 yield label, encode_part(rows, self._schema, label)
-                rows, broken = [], []
 
-    def _batches(self, shards: Iterable[tuple[int, Sequence[Listed]]]) -> Iterator[_Batch]:
-        size = self._settings.batch_size
-        for number, listed in shards:
-            for start in range(0, len(listed), size):
-                yield _Batch(number, listed[start : start + size], start + size >= len(listed))
+    def _by_size(self, read: _Read) -> tuple[tuple[int, int], dict[str, Any]] | SourceError:
+        """With the size that the picture is padded to: only pictures of one size share a batch."""
+        if isinstance(read, SourceError):
+            return read
+        height, width = read["image"].shape[-2:]
+        divisor = self._predictor.network.divisor
+        return (-(-height // divisor), -(-width // divisor)), read
 
-    def _read_ahead(self, batches: Iterable[_Batch]) -> Iterator[tuple[_Batch, list[_Read]]]:
+    def _read_ahead(self, listed: Iterable[Listed]) -> Generator[_Read, None, None]:
+        """Pictures in their order, some of them read by threads before they are asked for."""
         if not self._settings.loaders:
-            for batch in batches:
-                yield batch, [self._read(listed) for listed in batch.listed]
+            yield from map(self._read, listed)
             return
         pool = ThreadPoolExecutor(self._settings.loaders, thread_name_prefix="loader")
-        waiting: deque[tuple[_Batch, list[Future[_Read]]]] = deque()
+        waiting: deque[Future[_Read]] = deque()
         try:
-            for batch in batches:
-                waiting.append((batch, [pool.submit(self._read, listed) for listed in batch.listed]))
-                if len(waiting) > _AHEAD:
-                    first, futures = waiting.popleft()
-                    yield first, [future.result() for future in futures]
-            for first, futures in waiting:
-                yield first, [future.result() for future in futures]
+            for entry in listed:
+                waiting.append(pool.submit(self._read, entry))
+                if len(waiting) > _AHEAD * self._settings.batch_size:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -124,11 +123,11 @@ class ShardPredictor:
         except SourceError as error:
             return error
 
-    def _predict(self, entries: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _predict(self, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         try:
-            return iter(self._predictor.network(entries) if entries else ())
+            return self._predictor.predict_prepared(entries)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the GPU has too little memory for {len(entries)} pictures at a time: give a smaller --batch-size, "
-                "and another --output, since a picture's result depends a little on the others of its batch"
+                "the run goes on with it"
             ) from error
