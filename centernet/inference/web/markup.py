@@ -30,7 +30,7 @@ STYLE = """
 #picture .icon-button-wrapper { top: -34px; }
 #picture .image-container { overflow: visible; }
 #picture img { max-height: 72vh; object-fit: contain; }
-.found { overflow-x: auto; }
+.found { overflow-x: auto; max-width: calc(100vw - 32px); }
 .found table { width: 100%; border-collapse: collapse; margin: 0; font-size: .92rem;
   font-variant-numeric: tabular-nums; }
 .found table, .found thead, .found tbody, .found tr { border: 0 !important; background: none; }
@@ -50,6 +50,7 @@ STYLE = """
   #columns > * { width: 100%; min-width: 0 !important; }
   .found .bar { display: none; }
   .found table { font-size: .82rem; }
+  .found td.box { white-space: normal; }
   .found th, .found td { padding: 6px 5px; vertical-align: top; }
 }
 """

@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 from detectron2.config import CfgNode
 from PIL import Image
+from small_models import EAGER, small_cfg
 
 from centernet.inference.web import ModelShelf
 from centernet.inference.web.callbacks import PageActions
 
 
-@pytest.fixture
-def configs(cfg: CfgNode) -> dict[str, Callable[[], CfgNode]]:
+@pytest.fixture(scope="session")
+def configs(trained: Path) -> dict[str, Callable[[], CfgNode]]:
     """A model with weights, one without, and one whose weights are gone."""
-    without, gone = cfg.clone(), cfg.clone()
-    without.MODEL.WEIGHTS, gone.MODEL.WEIGHTS = "", "gone.pth"
-    return {"small": lambda: cfg, "without": lambda: without, "gone": lambda: gone}
+
+    def with_weights(file: object) -> Callable[[], CfgNode]:
+        return lambda: small_cfg("CenterNet2_R50_1x", *EAGER, "MODEL.WEIGHTS", file)
+
+    return {"small": with_weights(trained), "without": with_weights(""), "gone": with_weights("gone.pth")}
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 WAIT = 60_000  # milliseconds; a loaded machine is slow
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(configs):
     pytest.importorskip("gradio", reason="gradio is not installed: pip install -e '.[web]'")
     page = start_page(configs, threshold=0.2)
@@ -30,7 +30,7 @@ def address(configs):
     page.close(verbose=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
@@ -53,6 +53,10 @@ class Visitor:
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.goto(address)
         self.tab.wait_for_selector("#threshold input[type=range]")
+
+    def close(self):
+        assert self.errors == []
+        self.tab.close()
 
     def bring(self, *paths):
         if self.tab.locator("#files button[aria-label='Clear']").count():
@@ -120,7 +124,7 @@ def test_upload_threshold_heatmap_stages_download(browser, address, files):
 
     with tab.expect_download() as download:
         tab.click("#save")
-    content = json.loads(open(download.value.path()).read())
+    content = json.loads(download.value.path().read_text())
     assert download.value.suggested_filename == "detections.json"
     assert content["model"] == "small"
     assert [one["file"] for one in content["pictures"]] == ["good.png"]
@@ -146,16 +150,18 @@ def test_mistakes_are_sentences_on_the_page(browser, address, files):
     assert "broken.png cannot be read" in tab.inner_text("#message")
     first = visitor.pixels()
     tab.locator("#number input[type=range]").fill("2")
-    visitor.until(visitor.pixels, lambda now: now.shape != first.shape, "the second picture")
+    visitor.until(visitor.pixels, lambda now: now.shape != first.shape, "another picture")
+
+    tab.check("#stages input")
+    visitor.until(lambda: tab.inner_text("#found thead"), lambda text: "P(object)" in text, "columns of the stages")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 400, "nothing sticks out of a narrow screen"
 
     tab.click("#model input")
     tab.get_by_role("option", name="without").click()
     visitor.until(lambda: tab.inner_text("#message"), lambda text: "has no weights" in text, "a model without weights")
-    assert tab.locator("#found tbody tr").count() == 0
+    visitor.until(visitor.rows, lambda count: count == 0, "no rows of another model")
     assert "Traceback" not in tab.content()
     assert visitor.errors == []
-    width = tab.evaluate("Math.max(...[...document.querySelectorAll('*')].map(e => e.getBoundingClientRect().right))")
-    assert width <= 401, "nothing sticks out of a narrow screen"
 
 
 def test_examples_and_two_visitors(browser, address, files):

@@ -123,7 +123,7 @@ def test_videos_that_are_refused(actions, write_clip, files, monkeypatch, tmp_pa
 
 def test_visitors_share_one_model(actions, files):
     with ThreadPoolExecutor(4) as pool:
-        names = ["good", "other"] * 4
+        names = ["good", "other"] * 2
         visits = list(pool.map(lambda name: actions.detect_uploads("small", [files[name]]).visit, names))
     for name, visit in zip(names, visits, strict=True):
         alone = actions.detect_uploads("small", [files[name]]).visit
