@@ -6,8 +6,13 @@
 - ``sources``: pictures, folders, globs, videos and webcams
 - ``visualize``: class names, and drawing through detectron2's visualizers
 - ``visualization_demo``: ``VisualizationDemo``, predict and draw in one call
+- ``heatmap``: the first stage's P(object) as a picture
+- ``tracking2d``: numbers for the objects of a video
+- ``read_ahead``: an iterator in a thread of its own
 - ``outputs``: where results go; never onto an input, never half-written
+- ``result_files``: detections of many pictures and frames as JSON, COCO or CSV
 - ``video``: frames into a file or a window
+- ``sound``: the sound of a video into its copy
 - ``runner``: many inputs through a model, with progress and a report
 """
 
