@@ -12,7 +12,8 @@ from .findings import Findings
 __all__ = ["SAVE_AS_FILE", "STYLE", "explain_score", "sentence", "table"]
 
 STYLE = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
+.gradio-container { max-width: min(1280px, 100vw) !important; margin: 0 auto !important; }
+.gradio-container, .gradio-container main, #columns > * { min-width: 0 !important; }
 #title, #message, #problem, #found { padding: 0 !important; }
 #title > *, #message > *, #problem > *, #found > * { padding: 0 !important; }
 #title h1 { margin: 0 0 2px; font-size: 1.55rem; letter-spacing: -.01em; }
@@ -30,7 +31,7 @@ STYLE = """
 #picture .icon-button-wrapper { top: -34px; }
 #picture .image-container { overflow: visible; }
 #picture img { max-height: 72vh; object-fit: contain; }
-.found { overflow-x: auto; max-width: calc(100vw - 32px); }
+.found { overflow-x: auto; }
 .found table { width: 100%; border-collapse: collapse; margin: 0; font-size: .92rem;
   font-variant-numeric: tabular-nums; }
 .found table, .found thead, .found tbody, .found tr { border: 0 !important; background: none; }
@@ -47,7 +48,7 @@ STYLE = """
 @media (max-width: 760px) {
   .gradio-container, .gradio-container main { padding: 8px !important; }
   #columns { flex-direction: column; }
-  #columns > * { width: 100%; min-width: 0 !important; }
+  #columns > * { width: 100%; }
   .found .bar { display: none; }
   .found table { font-size: .82rem; }
   .found td.box { white-space: normal; }
@@ -95,7 +96,7 @@ def table(findings: Findings, total: int, threshold: float, class_names: Sequenc
             )
             if values is not None
         ]
-    caption = f"{len(findings)} of {total} detections have a score of {threshold:.2f} or more"
+    caption = f"{len(findings)} of {total} detections, with a score of {threshold:.2f} or more"
     if not len(findings):
         return f'<div class="found"><table><caption>{caption}</caption></table></div>'
     titles = ["Class", *(title for title, _ in columns), "Box (x, y, width, height)"]

@@ -103,7 +103,7 @@ def test_upload_threshold_heatmap_stages_download(browser, address, files):
     assert "good.png, 120 x 90 pixels; small took" in tab.inner_text("#message")
     visitor.move_threshold(0.05)
     everything = visitor.until(lambda: tab.inner_text("#found caption"), lambda text: "0.05" in text, "slider at 0.05")
-    total = int(re.match(r"(\d+) of (\d+)", everything)[1])
+    total = int(re.match(r"(\d+) of (\d+) detections", everything)[1])
     assert visitor.rows() == total > 3
     table = [tab.locator("#found tbody tr").nth(n).locator("td").all_inner_texts() for n in range(total)]
     middle = sorted(scores_of(table))[total // 2] + 0.01
