@@ -298,3 +298,17 @@ def test_the_wheel_holds_the_configs(tmp_path):
     command = [sys.executable, "-c", INSTALLED]
     run = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(unpacked)}, capture_output=True, text=True)
     assert run.stdout.strip() == str(unpacked / "centernet/configs/timm/CenterNet2_Swin-T_FPN_1x.yaml"), run.stderr
+
+
+def test_what_is_at_hand_is_known_without_the_network(server, tmp_path, monkeypatch, own_cache):
+    assert not model_zoo.is_at_hand(SMALL)
+    own_cache.mkdir(parents=True)
+    (own_cache / f"{SMALL}.safetensors").touch()
+    assert model_zoo.is_at_hand(SMALL)
+    monkeypatch.setenv("CENTERNET_WEIGHTS", server.url)  # a mirror is asked before the cache
+    assert not model_zoo.is_at_hand(SMALL)
+    monkeypatch.setenv("CENTERNET_WEIGHTS", str(tmp_path))
+    (tmp_path / "CenterNet2_R50_1x.pth").touch()
+    assert [name for name in model_zoo.names() if model_zoo.is_at_hand(name)] == ["CenterNet2_R50_1x", SMALL]
+    with pytest.raises(UserError, match="the model zoo has no CenterNet3"):
+        model_zoo.is_at_hand("CenterNet3")
