@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,12 +20,12 @@ from ..modeling.augmented_inference import with_test_time_augmentation
 from ..modeling.finite_check import settle_finite_checks
 from ..modeling.fixed_size import FixedSizeDetector
 from ..modeling.padded_instances import PaddedInstances
+from .low_precision import DTYPES, fastest_precision
 
 __all__ = ["Network", "check_precision"]
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CPU = torch.device("cpu")
 
 
@@ -55,6 +56,7 @@ class Network:
         self.model = model
         self._device = torch.device(cfg.MODEL.DEVICE)
         self._lock = threading.Lock()
+        self._worker: ThreadPoolExecutor | None = None
         detector = FixedSizeDetector(model) if _is_fixed_size(cfg, model) else None
         self._batched = None if detector else with_test_time_augmentation(cfg, model)
         self.divisor = detector.divisor if detector else _divisor(model)
@@ -71,6 +73,8 @@ class Network:
             from .optimization import optimize_detector  # brings the compiler with it
 
             self.fixed_size = optimize_detector(detector, precision=precision)
+            # torch.compile crashes where a thread goes on with what one that has ended began (PyTorch 2.11)
+            self._worker = ThreadPoolExecutor(1)
 
     def __call__(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """
@@ -84,29 +88,33 @@ class Network:
         Raises:
             UserError: a tensor of the model holds NaN or infinity.
         """
+        found = self._worker.submit(self._run, inputs).result() if self._worker else self._run(inputs)
+        return found if self._batched is not None else _postprocessed(found, inputs)
+
+    def _run(self, inputs: Sequence[dict[str, Any]]) -> list[Any]:
+        """Finished dicts of a model that takes such, else detections in pixels of the network's input; on the CPU."""
         # detectron2's augmented inference switches parts of the model off and on; and checks are the model's
         with self._lock, torch.inference_mode(), self._autocast():
-            if self._batched is not None:
-                predictions: list[dict[str, Any]] = self._batched(
-                    [{**entry, "image": entry["image"].float()} for entry in inputs]
-                )
-                predictions = [{key: _to_cpu(value) for key, value in found.items()} for found in predictions]
+            if self._batched is None:
+                found: list[Any] = self._detect(inputs)
             else:
-                raw = self._detect(inputs)
-            settle_finite_checks(self.model)  # the results are here, so nobody waits for the verdict
-        return predictions if self._batched is not None else _postprocessed(raw, inputs)
+                predictions = self._batched([{**entry, "image": entry["image"].float()} for entry in inputs])
+                found = [{key: _to_cpu(value) for key, value in one.items()} for one in predictions]
+            # the results are here, so nobody waits for the verdict; an optimised detector has checks of its own
+            settle_finite_checks(self.model if self.fixed_size is None else self.fixed_size)
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None}
+        return {**self.__dict__, "_lock": None, "_worker": self._worker is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        worker = ThreadPoolExecutor(1) if state["_worker"] else None
+        self.__dict__.update(state, _lock=threading.Lock(), _worker=worker)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._dtype is None else torch.autocast(self._device.type, self._dtype)
 
     def _detect(self, inputs: Sequence[dict[str, Any]]) -> list[Instances]:
-        """Detections in pixels of the network's input, on the CPU."""
         sizes = [tuple(entry["image"].shape[-2:]) for entry in inputs]
         images = torch.zeros((len(inputs), 3, *_padded(sizes, self.divisor)), dtype=torch.uint8)
         for image, entry, (height, width) in zip(images, inputs, sizes, strict=True):
@@ -128,26 +136,19 @@ def check_precision(precision: str, device: torch.device) -> torch.dtype | None:
     Raises:
         UserError: there is no such precision, or the device does not compute it.
     """
-    if precision == "auto":
-        precision = _best_of(device)
-    if precision not in _DTYPES:
+    name = fastest_precision(device) if precision == "auto" else precision
+    if name not in DTYPES:
         raise UserError(f"precision is {precision!r}, but must be 'float32', 'bfloat16', 'float16' or 'auto'")
-    dtype = _DTYPES[precision]
-    if dtype is not None and device.type == "cpu":
-        try:
-            with torch.inference_mode():
-                nn.Conv2d(4, 4, 3).to(dtype)(torch.ones(1, 4, 4, 4, dtype=dtype))
-        except RuntimeError as error:
-            raise UserError(f"PyTorch has no {precision} convolutions for this CPU: use 'float32' or 'auto'") from error
-    return dtype
-
-
-def _best_of(device: torch.device) -> str:
-    """A half precision where the hardware has it, else float32."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bfloat16" if fast else "float32"
+    if name == "float32":
+        return None
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, DTYPES[name]):
+            nn.Conv2d(4, 4, 3, device=device)(torch.ones(1, 4, 4, 4, device=device))
+    except RuntimeError as error:
+        raise UserError(
+            f"PyTorch has no {name} convolutions for this device ({device}): use 'float32' or 'auto'"
+        ) from error
+    return DTYPES[name]
 
 
 def _is_fixed_size(cfg: CfgNode, model: nn.Module) -> bool:

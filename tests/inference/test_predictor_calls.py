@@ -283,6 +283,23 @@ class TestPrecision:
         with pytest.raises(UserError, match="precision is 'half', but must be"):
             Predictor(cfg, precision="half")
 
+    def test_optimising_is_for_detectors_of_boxes(self, cfg: CfgNode) -> None:
+        with pytest.raises(UserError, match="optimize=True is for this package's detectors of boxes"):
+            Predictor(cfg, optimize=True, test_time_augmentation=True)
+
+    @pytest.mark.slow
+    def test_optimised(self, cfg: CfgNode, predictor: Predictor, pictures: list[np.ndarray]) -> None:
+        fast = Predictor(cfg, optimize=True, batch_size=3)
+        few = [pictures[0], pictures[2], pictures[4], pictures[3]]
+        with ThreadPoolExecutor(3) as pool:
+            alone = list(pool.map(fast, few))
+        # the threads are gone, and a batch of three is compiled: PyTorch crashes if another thread goes on
+        for found, other, wanted in zip(alone, fast(few), predictor(few), strict=True):
+            assert found.image_size == wanted.image_size
+            torch.testing.assert_close(found.scores, wanted.scores, rtol=0, atol=1e-4)
+            torch.testing.assert_close(other.scores, wanted.scores, rtol=0, atol=1e-4)
+            torch.testing.assert_close(found.objectness[:5], wanted.objectness[:5], rtol=0, atol=1e-4)
+
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     @pytest.mark.parametrize("precision", ["float32", "auto", "float16"])
     def test_on_a_gpu(self, cfg: CfgNode, predictor: Predictor, pictures: list[np.ndarray], precision: str) -> None:
