@@ -27,7 +27,9 @@ def build_page(actions: PageActions, threshold: float) -> gr.Blocks:
         actions: what the page does.
         threshold: the score at which the slider stands at first.
     """
-    with gr.Blocks(title="CenterNet2", analytics_enabled=False, delete_cache=(600, _VISIT_SECONDS)) as page:
+    with gr.Blocks(
+        title="CenterNet2", analytics_enabled=False, fill_width=True, delete_cache=(600, _VISIT_SECONDS)
+    ) as page:
         visit = gr.State(Visit(), time_to_live=_VISIT_SECONDS)
         source = gr.State(None)  # what the visitor looks at: paths of files, or the number of an example
         gr.HTML(

@@ -39,7 +39,8 @@ STYLE = """
 .found th { text-align: left; font-weight: 600; }
 .found th, .found td { padding: 6px 10px; border: 0 !important; color: var(--body-text-color);
   border-bottom: 1px solid var(--border-color-primary) !important; }
-.found td.box { white-space: nowrap; color: var(--body-text-color-subdued); }
+.found td { white-space: nowrap; }
+.found td.box { color: var(--body-text-color-subdued); }
 .found .dot { display: inline-block; width: .8em; height: .8em; border-radius: 3px; margin-right: .5em;
   vertical-align: -.05em; }
 .found .bar { display: inline-block; width: 56px; height: 6px; border-radius: 3px; margin-left: 8px;
@@ -51,7 +52,7 @@ STYLE = """
   #columns > * { width: 100%; }
   .found .bar { display: none; }
   .found table { font-size: .82rem; }
-  .found td.box { white-space: normal; }
+  .found td { white-space: normal; }
   .found th, .found td { padding: 6px 5px; vertical-align: top; }
 }
 """
