@@ -32,7 +32,7 @@ _BASE_: "{base}"
 MODEL:
   DEVICE: cpu
   WEIGHTS: "{weights}"
-  FPN: {{OUT_CHANNELS: 32, NORM: ""}}
+  FPN: {{OUT_CHANNELS: 64, NORM: ""}}
   CENTERNET: {{NUM_BOX_CONVS: 1, PRIOR_PROB: 0.3, NUM_CLASSES: 4, POST_NMS_TOPK_TEST: 32}}
   ROI_HEADS: {{NUM_CLASSES: 4}}
   ROI_BOX_HEAD: {{FC_DIM: 32}}
@@ -129,9 +129,12 @@ def environment() -> dict[str, str]:
 
 
 def run_whole(words: Sequence[str], log: Path) -> int:
-    """Exit status of a run that nobody disturbs."""
+    """Exit status of a run that nobody disturbs; RuntimeError if it crashes, whose exit status is 1, too."""
     with log.open("ab") as file:
-        return subprocess.run(words, stdout=file, stderr=file, env=environment()).returncode
+        status = subprocess.run(words, stdout=file, stderr=file, env=environment()).returncode
+    if "Traceback" in (text := log.read_text()):
+        raise RuntimeError(text[-2000:])
+    return status
 
 
 def run_and_kill(words: Sequence[str], parts: Path, log: Path, more_parts: int, delay: float) -> bool:

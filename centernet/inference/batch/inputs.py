@@ -62,7 +62,8 @@ def list_pictures(names: Sequence[str], root: Path | None = None, columns: Colum
         raise UserError(f"{source} names no picture{reason}")
     refuse_repeats((picture.image_id for picture in pictures), "id", source)
     refuse_repeats((picture.key for picture in pictures), "name", source)
-    return pictures
+    # workers may run in another folder
+    return [picture._replace(file=os.path.abspath(picture.file)) for picture in pictures]
 
 
 def _of_list(file: Path, root: Path | None) -> list[Listed]:

@@ -16,7 +16,7 @@ class Listed(NamedTuple):
     Attributes:
         image_id: in the result; of the list or table, or 1, 2, 3 ...
         key: its name in the result.
-        file: the picture, or the tar or Parquet file that holds it; absolute or relative to the working folder.
+        file: the picture, or the tar or Parquet file that holds it; absolute.
         place: of a tar file, offset and bytes; of a Parquet file, row group and row in it; None for a file of its own.
         column: of a Parquet file.
         broken: one sentence if it is known to be lost.

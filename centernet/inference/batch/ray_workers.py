@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -62,6 +63,8 @@ def run_on_ray(
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.DEVICE = "cuda" if gpus else "cpu"
+        if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+            cfg.MODEL.WEIGHTS = os.path.abspath(cfg.MODEL.WEIGHTS)  # workers may run in another folder
         # on one core the model and the decoder take turns
         settings = settings._replace(loaders=options.cpus if gpus or options.cpus > 1 else 0)
         rows = [{"shard": number, "listed": json.dumps(listed)} for number, listed in shards]
@@ -72,8 +75,6 @@ def run_on_ray(
             compute=ray.data.ActorPoolStrategy(size=min(workers, count)),
             num_cpus=options.cpus,
             num_gpus=gpus,
-            max_restarts=3,
-            max_task_retries=3,
         )
         try:
             for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
@@ -113,6 +114,7 @@ def _listed(entry: list[Any]) -> Listed:
 def _import_ray() -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray starts: nothing about a run leaves the machine
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its remarks on itself are no lines for the user
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -131,6 +133,7 @@ def _connected(ray: Any, options: RayOptions) -> Iterator[None]:
         cores = max(os.cpu_count() or 1, (options.workers or 1) * options.cpus)
         common |= {"address": "local", "include_dashboard": False, "num_cpus": cores, "object_store_memory": _STORE}
     else:
+        _check_address(options.address)
         common["address"] = options.address
     try:
         ray.init(**common)
@@ -144,6 +147,17 @@ def _connected(ray: Any, options: RayOptions) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raise :class:`UserError` if nobody answers at ``host:port``, which Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "://" in address:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"Ray cannot be joined at {address}: nobody answers there ({error})") from error
 
 
 def _resources(cluster: dict[str, float], device: str, options: RayOptions) -> tuple[int, float]:
@@ -171,13 +185,13 @@ def _resources(cluster: dict[str, float], device: str, options: RayOptions) -> t
 def _told(ray: Any, error: BaseException) -> BaseException:
     """The sentence of a worker's :class:`UserError`, or one about Ray itself; a defect stays what it is."""
     chain: BaseException | None = error
-    while chain is not None:
-        cause = getattr(chain, "cause", None)
-        for candidate in (chain, cause):
-            if isinstance(candidate, UserError):
-                return UserError(str(candidate))
+    for _ in range(10):  # Ray wraps a few times
+        if chain is None:
+            break
+        if isinstance(chain, UserError):
+            return UserError(str(chain))
         if isinstance(chain, ray.exceptions.RayError) and not isinstance(chain, ray.exceptions.RayTaskError):
             reason = " ".join(str(chain).split())[:300]
             return UserError(f"Ray lost workers ({reason}); what is finished is kept: give the same command again")
-        chain = chain.__cause__ or cause
+        chain = getattr(chain, "cause", None) or chain.__cause__
     return error

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -86,7 +87,7 @@ def predict_many(
     set_score_threshold(cfg, threshold)
     with held(output if form == "folder" else output.with_name(output.name + ".parts")) as folder:
         # with Ray this process hands out work and only has to know what the model is
-        if ray:
+        if ray is not None:
             predictor = Predictor(cfg, device="cpu")
         else:
             predictor = Predictor(cfg, precision=precision, optimize=optimize)
@@ -94,12 +95,13 @@ def predict_many(
         header = {**digests, "threshold": threshold, "precision": precision, "optimize": optimize}
         job = Job(folder, header, listed, shard_size)
         todo = job.open(retry_broken=retry_broken)
+        broken_list = output.with_name(output.name + ".broken.jsonl")
+        _remove_leftovers(output, broken_list)
         loaders = min(os.cpu_count() or 1, 8) if loaders is None else loaders
         text_ids = any(isinstance(entry.image_id, str) for entry in listed)
         names = predictor.categories.names
         settings = Settings(job.digest, threshold, batch_size, loaders, names, text_ids, precision, optimize)
         _run(job, todo, predictor, cfg, settings, ray)
-        broken_list = output.with_name(output.name + ".broken.jsonl")
         write_broken(broken_list, job)
         if form == "parquet":
             write_parquet(output, job)
@@ -121,6 +123,15 @@ def _check(output: Path, form: str, listed: Sequence[Listed]) -> None:
     taken = next((entry.file for entry in listed if Path(entry.file).absolute() == here), None)
     if taken:
         raise UserError(f"{output} would be overwritten, and it is one of the inputs: give another --output")
+
+
+def _remove_leftovers(*files: Path) -> None:
+    """What a kill left of files that were being written, see :func:`~..outputs.atomic_path`."""
+    for file in files:
+        name = re.compile(rf"\.{re.escape(file.stem)}\.\d+\.part{re.escape(file.suffix)}")
+        for other in file.parent.iterdir():
+            if name.fullmatch(other.name):
+                other.unlink(missing_ok=True)
 
 
 def _run(

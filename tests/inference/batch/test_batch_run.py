@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from centernet.inference import Predictor
 from centernet.inference.batch.inputs import list_pictures
 from centernet.inference.batch.job import Job, held
 from centernet.inference.batch.parts import Label, encode_part, read_label, row_of, table_schema
-from centernet.inference.batch.ray_workers import RayOptions, _resources
+from centernet.inference.batch.ray_workers import RayOptions, _resources, _told
 from centernet.inference.batch.results import write_coco
 from centernet.inference.batch.run import predict_many
 from centernet.inference.network import Network
@@ -98,6 +99,8 @@ def test_a_run_that_stopped_goes_on(small, photos, whole, tmp_path, monkeypatch,
     folder = tmp_path / (output if output == "found" else f"{output}.parts")
     assert not (tmp_path / "found.parquet").exists()
     (folder / ".part-00002.77.part.parquet").write_bytes(b"PAR1 torn")
+    (tmp_path / ".found.77.part.parquet").write_bytes(b"PAR1 torn")
+    (tmp_path / ".found.x.77.part.parquet").write_bytes(b"of another run")
     (folder / "part-00001.parquet").write_bytes((whole / "part-00001.parquet").read_bytes()[:-20])  # a power cut
     asked = []
     predict = Network.__call__
@@ -106,6 +109,8 @@ def test_a_run_that_stopped_goes_on(small, photos, whole, tmp_path, monkeypatch,
     left = [entry for entry in list_pictures([str(photos[0])])[5:] if entry.key not in photos[1]]
     assert len(asked) == len(left), "the pictures of the three shards that are not done"
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole.iterdir())
+    if output == "found.parquet":
+        assert [path.name for path in tmp_path.glob(".found*")] == [".found.x.77.part.parquet"]
     for part in whole.glob("part-*"):
         assert (folder / part.name).read_bytes() == part.read_bytes()
     again = run(small, photos, tmp_path / output)
@@ -249,6 +254,27 @@ def test_masks_texts_as_ids_and_empty_parts(tmp_path):
 )
 def test_workers_that_a_cluster_can_hold(cluster, device, options, expected):
     assert _resources(cluster, device, options) == expected
+
+
+def test_errors_of_workers():
+    class RayError(Exception):
+        pass
+
+    class RayTaskError(RayError):
+        cause = None
+
+    class Died(RayError):
+        pass
+
+    ray = SimpleNamespace(exceptions=SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError))
+    wrapped, defect = RayTaskError("a traceback"), RayTaskError("a traceback")
+    wrapped.cause = UserError("the weights are not there")
+    outer = ValueError("the data set failed")
+    outer.__cause__ = wrapped
+    assert str(_told(ray, outer)) == "the weights are not there"
+    defect.cause = KeyError("a defect of ours")
+    assert _told(ray, defect) is defect
+    assert str(_told(ray, Died("node\n lost"))).startswith("Ray lost workers (node lost); what is finished is kept")
 
 
 def test_workers_that_a_cluster_cannot_hold():
