@@ -134,13 +134,19 @@ def test_mistakes_are_one_sentence(run, words, sentence, monkeypatch):
 
 
 def test_stages_add_up_and_leave_the_model_as_it_was(config):
-    model = detector(config, "cpu", (64, 96))
-    image = torch.zeros((3, 64, 96), dtype=torch.uint8)
-    clock = StageClock("cpu")
-    found = model_seconds(model, [{"image": image, "height": 64, "width": 96}], clock)
+    call, model = contenders.watched_call(Case(config, "eager", "cpu", (64, 96), 1))
+    found = model_seconds(call, model, StageClock("cpu"))
     assert set(found) == set(STAGES) - {"load (JPEG)", "resize"}
     assert all(wall > 0 for wall, _ in found.values())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+    assert "detect_with_owner" not in vars(model.roi_heads)
+
+
+@pytest.mark.slow
+def test_stages_of_the_optimised_model(config):
+    call, model = contenders.watched_call(Case(config, "optimised", "cpu", (64, 96), 1))
+    found = model_seconds(call, model, StageClock("cpu"))
+    assert set(found) == set(STAGES) - {"load (JPEG)", "resize"}
 
 
 def test_fitted_norms_give_faster_rcnn_its_regions():
@@ -166,11 +172,10 @@ def test_memory_of_a_process_of_its_own(config):
 @pytest.mark.parametrize("variant", ["optimised", *contenders.FORMATS])
 def test_every_way_to_run_finds_boxes(config, variant, tmp_path):
     case = Case(config, variant, "cpu", (64, 96), 2, fitted=True, folder=str(tmp_path))
+    calls = contenders.build_call(case), contenders.build_call(case._replace(variant="fixed-size core"))
     with torch.inference_mode():
-        found = contenders.build_call(case)()
-    assert contenders.count_detections(found) == contenders.count_detections(
-        contenders.build_call(case._replace(variant="fixed-size core"))()
-    )
+        found, expected = (contenders.count_detections(call()) for call in calls)
+    assert abs(found - expected) <= 2  # of 40; bfloat16 may cross the threshold
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -178,7 +183,7 @@ def test_a_gpu_is_busy(config):
     from benchmarks.rounds import busy_share, timed
 
     case = Case(config, "eager", "cuda", (512, 640), 1)
+    call = contenders.build_call(case)
     with torch.inference_mode():
-        call = contenders.build_call(case)
         call()
         assert 0 < busy_share(call, timed(call, "cuda").wall) <= 1

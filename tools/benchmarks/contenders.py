@@ -12,7 +12,10 @@ from centernet.modeling.fixed_size import FixedSizeDetector
 
 from .detectors import detector, is_rival
 
-__all__ = ["VARIANTS", "Case", "build_call", "count_detections", "default_variants", "pictures"]
+__all__ = [
+    *("EAGER", "OPTIMISED", "VARIANTS", "Case"),
+    *("build_call", "count_detections", "default_variants", "pictures", "watched_call"),
+]
 
 EAGER, FIXED, OPTIMISED = "eager", "fixed-size core", "optimised"
 HALF = {"cpu": "eager, bfloat16", "cuda": "eager, float16"}
@@ -62,6 +65,19 @@ def build_call(case: Case) -> Callable[[], Any]:
     return VARIANTS[case.variant](case)
 
 
+def watched_call(case: Case) -> tuple[Callable[[], Any], nn.Module]:
+    """A call of the eager or optimised variant, uncompiled, and the model whose modules it runs.
+
+    Raises:
+        UserError, ImportError: this variant is not to be had here.
+    """
+    if case.variant == EAGER:
+        return _eager(case), case.detector()
+    model = _optimised_detector(case, compile=False, cuda_graphs=False)
+    inputs = pictures(case.size, case.batch, case.device)
+    return lambda: model(*inputs), model.model
+
+
 def default_variants(model: str, device: str) -> list[str]:
     """Those that make sense for a model on a device."""
     half = [HALF["cuda"]] if device == "cuda" else []  # bfloat16 under autocast pays on few CPUs: by name only
@@ -95,10 +111,14 @@ def _fixed(case: Case) -> Callable[[], Any]:
     return lambda: model(*inputs)
 
 
-def _optimised(case: Case) -> Callable[[], Any]:
+def _optimised_detector(case: Case, **options: Any) -> Any:
     from centernet.inference.optimization import optimize_detector
 
-    model = optimize_detector(FixedSizeDetector(case.detector()), canvases=[case.size])
+    return optimize_detector(FixedSizeDetector(case.detector()), canvases=[case.size], **options)
+
+
+def _optimised(case: Case) -> Callable[[], Any]:
+    model = _optimised_detector(case)
     inputs = pictures(case.size, case.batch, case.device)
     return lambda: model(*inputs)
 
@@ -112,7 +132,8 @@ def _exported(case: Case) -> Callable[[], Any]:
     path = Path(case.folder) / name
     if not path.exists():
         fixed = {"dynamic": False, "height": height, "width": width, "batch": case.batch}
-        export_model(FixedSizeDetector(case.detector()), path, format=form, preprocess=True, postprocess=False, **fixed)
+        inside = {"preprocess": False, "postprocess": False}
+        export_model(FixedSizeDetector(case.detector()), path, format=form, **fixed, **inside)
     model = load_exported(path)
     inputs = pictures(case.size, case.batch)
     return lambda: model(*inputs)

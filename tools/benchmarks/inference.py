@@ -21,11 +21,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from centernet.engine.atomic_file import write_text_atomically
 from centernet.errors import UserError
 
-from .contenders import VARIANTS, Case, build_call, count_detections, default_variants, pictures
+from .contenders import (
+    EAGER,
+    OPTIMISED,
+    VARIANTS,
+    Case,
+    build_call,
+    count_detections,
+    default_variants,
+    pictures,
+    watched_call,
+)
 from .detectors import BASELINE, RIVALS, config_of, is_rival, title
 from .processes import forget_peak, from_proc, in_process
 from .rounds import busy_share, paired_ratio, take_turns
@@ -64,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--picture", help="for the stages load and resize; default: a JPEG of noise")
     add("--no-memory", action="store_true", help="leave out the processes that measure memory")
     add("--no-stages", action="store_true", help="leave out the table of stages")
-    add("--json", metavar="FILE", help="all turns; written after every batch size")
+    add("--json", metavar="FILE", help="all turns; written as soon as there are any")
     add("--markdown", metavar="FILE", help="the tables into a file")
     add("--write", metavar="FILE", help=f"the tables between the markers '{MARKER}' of a page: docs/BENCHMARKS.md")
 
@@ -82,14 +93,16 @@ def measure(args: argparse.Namespace) -> int:
     print(text[0], flush=True)
     with _signals(), tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         steps: list[Callable[[], str]] = [partial(_batch, args, batch, folder, report) for batch in args.batch]
-        steps += [] if args.no_stages else [partial(_stages, args, report)]
+        steps += [] if args.no_stages else [partial(_stages, args, folder, report)]
         for step in steps:
             try:
                 text.append(step())
                 print(f"\n{text[-1]}", flush=True)
             except KeyboardInterrupt:
                 report["interrupted"] = True
-            _save(args, report, text)
+            _save(args, report)
+            if args.markdown:
+                write_text_atomically(args.markdown, "\n\n".join(text) + "\n")
             if report["interrupted"]:
                 print("\nInterrupted: these are the results so far.")
                 return 130
@@ -153,11 +166,9 @@ def _signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _save(args: argparse.Namespace, report: dict[str, Any], text: Sequence[str]) -> None:
+def _save(args: argparse.Namespace, report: dict[str, Any]) -> None:
     if args.json:
         write_text_atomically(args.json, json.dumps(report, indent=1))
-    if args.markdown:
-        write_text_atomically(args.markdown, "\n\n".join(text) + "\n")
 
 
 # ------------------------------------------------------------------------------------------------- one batch size
@@ -181,6 +192,7 @@ def _batch(args: argparse.Namespace, batch: int, folder: str, report: dict[str, 
     report["rows"] += rows
     try:
         _measure_time(args, cases, rows)
+        _save(args, report)  # the processes that follow take minutes
         gc.collect()
         for case, row in zip(cases, rows, strict=True):
             if "error" not in row and not args.no_memory:
@@ -199,8 +211,8 @@ def _measure_time(args: argparse.Namespace, cases: Sequence[Case], rows: Sequenc
     calls: list[tuple[dict[str, Any], Callable[[], Any]]] = []
     for case, row in zip(cases, rows, strict=True):
         try:
+            call = build_call(case)
             with torch.inference_mode():
-                call = build_call(case)
                 row["boxes"] = count_detections(call())
             calls.append((row, call))
         except Exception as error:  # one way that does not work here must not cost the others
@@ -223,8 +235,8 @@ def measure_memory(case: Case, results: Any) -> None:
     pictures(case.size, case.batch)
     forget_peak()
     before = from_proc("status", "VmRSS")
+    call = build_call(case)
     with torch.inference_mode():
-        call = build_call(case)
         for _ in range(2):
             call()
     if case.device == "cuda":
@@ -258,24 +270,30 @@ def batch_table(rows: Sequence[dict[str, Any]], batch: int) -> str:
 # --------------------------------------------------------------------------------------------------------- stages
 
 
-def _stages(args: argparse.Namespace, report: dict[str, Any]) -> str:
-    """The table of stages of all models at batch 1, run as detectron2 runs them."""
+def _stages(args: argparse.Namespace, folder: str, report: dict[str, Any]) -> str:
+    """The table of stages of all models at batch 1: eager, and optimised without compiling, which hides stages."""
     size, clock = tuple(args.size), StageClock(args.device)
-    picture = picture_seconds(size, StageClock("cpu"), args.picture)
-    image = pictures(size, 1, args.device)[0][0]
-    batch = [{"image": image, "height": round(1.25 * size[0]), "width": round(1.25 * size[1])}]
-    cases = {title(case.model): case for case in _cases(args, 1, "")}
-    found: dict[str, list[dict[str, list[float]]]] = {name: [] for name in cases}
+    picture = picture_seconds(size, StageClock("cpu"), folder, args.picture)
+    found: dict[str, list[dict[str, list[float]]]] = {}
     current: dict[str, list[float]] = {}
+    calls: list[Callable[[], Any]] = [lambda: current.update(picture())]
 
-    def take(name: str, case: Case) -> None:
-        stages = model_seconds(case.detector(), batch, clock)
-        found[name].append({**current, **stages})
+    def take(name: str, call: Callable[[], Any], model: nn.Module) -> None:
+        found[name].append({**current, **model_seconds(call, model, clock)})
 
-    calls = [lambda: current.update(picture()), *(lambda n=n, c=c: take(n, c) for n, c in cases.items())]
+    for case in _cases(args, 1, folder):
+        if case.variant not in (EAGER, OPTIMISED):
+            continue
+        name = title(case.model) + (", optimised, not compiled" if case.variant == OPTIMISED else "")
+        try:
+            call, model = watched_call(case)
+        except (ImportError, UserError):
+            continue  # the table before says why
+        found[name] = []
+        calls.append(partial(take, name, call, model))
     turns, report["interrupted"] = take_turns(calls, args.turns, args.warm_up, args.device, "stages")
     whole = len(turns[0])
-    report["stages"] = {name: taken[args.warm_up :][:whole] for name, taken in found.items()}
     if not whole:
         return "No turn of the stages was finished."
+    report["stages"] = {name: taken[args.warm_up :][:whole] for name, taken in found.items()}
     return stage_table(report["stages"])

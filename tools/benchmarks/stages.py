@@ -5,22 +5,21 @@ So one table serves our models and the detectors they are compared with. On a GP
 device: the sum is more than a free run takes.
 """
 
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import detection_utils
 from PIL import Image
 from torch import nn
 
 from centernet.config_file import load_config
 from centernet.data.augmentation import build_test_resize
+from centernet.inference.images import load_image
 from centernet.modeling.roi_heads import probabilistic_heads
 
 from .tables import markdown, spread
@@ -44,6 +43,8 @@ _MODULES = {
     "roi_heads.box_head": ROI, "roi_heads.box_predictor": ROI,
     "model.roi_heads.box_head": ROI, "model.roi_heads.box_predictor": ROI,
 }
+# what the fixed-size core calls without its module
+_METHODS = {"proposal_generator.propose_with_objectness": DECODE, "roi_heads.detect_with_owner": SELECT}
 
 
 class StageClock:
@@ -80,6 +81,15 @@ class StageClock:
         finally:
             self.leave()
 
+    def timed(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        """``function`` as a stage."""
+
+        def run(*args: Any) -> Any:
+            with self.stage(stage):
+                return function(*args)
+
+        return run
+
     def _settle(self) -> None:
         """What has passed since the last border belongs to the innermost stage."""
         if self._device.startswith("cuda"):
@@ -104,40 +114,41 @@ def watch(model: nn.Module, clock: StageClock) -> Iterator[None]:
         for part in parts:
             handles.append(part.register_forward_pre_hook(lambda *_, stage=stage: clock.enter(stage)))
             handles.append(part.register_forward_hook(lambda *_: clock.leave(), always_call=True))
-    pool = probabilistic_heads.pool_boxes  # our ROI heads pool through a function, not through their pooler
-
-    def timed_pool(*args: Any) -> Any:
-        with clock.stage(POOL):
-            return pool(*args)
-
-    probabilistic_heads.pool_boxes = timed_pool
-    try:
-        yield
-    finally:
-        probabilistic_heads.pool_boxes = pool
+    with ExitStack() as undo:
         for handle in handles:
-            handle.remove()
+            undo.callback(handle.remove)
+        # our ROI heads pool through a function, not through their pooler
+        undo.callback(setattr, probabilistic_heads, "pool_boxes", probabilistic_heads.pool_boxes)
+        probabilistic_heads.pool_boxes = clock.timed(probabilistic_heads.pool_boxes, POOL)
+        for name, stage in _METHODS.items():
+            owner, method = getattr(model, name.split(".")[0], None), name.split(".")[1]
+            if hasattr(owner, method):
+                undo.callback(delattr, owner, method)
+                setattr(owner, method, clock.timed(getattr(owner, method), stage))
+        yield
 
 
-def model_seconds(model: nn.Module, batch: list[dict[str, Any]], clock: StageClock) -> dict[str, list[float]]:
-    """``{stage: [wall, CPU]}`` of one call."""
+def model_seconds(call: Callable[[], Any], model: nn.Module, clock: StageClock) -> dict[str, list[float]]:
+    """``{stage: [wall, CPU]}`` of one call that runs ``model``."""
     clock.clear()
     with watch(model, clock), torch.inference_mode(), clock.stage(NORMALISE):
-        model(batch)
+        call()
     return {stage: list(both) for stage, both in clock.seconds.items()}
 
 
-def picture_seconds(size: tuple[int, int], clock: StageClock, picture: str | None = None) -> Callable[[], Any]:
+def picture_seconds(
+    size: tuple[int, int], clock: StageClock, folder: str, picture: str | None = None
+) -> Callable[[], Any]:
     """A call that loads and resizes a picture and returns ``{stage: [wall, CPU]}``.
 
     Args:
         size: height and width after resizing.
-        picture: a file; without one, a JPEG of smooth noise with sides 1.25 times as long.
+        picture: a file; without one, a JPEG of smooth noise with sides 1.25 times as long, put into ``folder``.
     """
     if picture is None:
         height, width = (round(1.25 * side) for side in size)
         coarse = np.random.RandomState(0).randint(0, 256, (height // 8, width // 8, 3), np.uint8)
-        file = Path(tempfile.mkdtemp(prefix="benchmark-")) / "picture.jpg"
+        file = Path(folder) / "picture.jpg"
         Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(file, quality=90)
         picture = str(file)
     sides = ["INPUT.MIN_SIZE_TEST", str(min(size)), "INPUT.MAX_SIZE_TEST", str(max(size))]
@@ -146,7 +157,7 @@ def picture_seconds(size: tuple[int, int], clock: StageClock, picture: str | Non
     def call() -> dict[str, list[float]]:
         clock.clear()
         with clock.stage(LOAD):
-            image = detection_utils.read_image(picture, "BGR")
+            image = load_image(picture)
         with clock.stage(RESIZE):
             image = resize.get_transform(image).apply_image(image)
             torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
