@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .capture import capture_target
 from .detections import PaddedDetections, best_first, clip_boxes, take
-from .grid import cell_centers
 from .nms import nms_best
 
 _MIN_SIDE = 0.01  # pixels; keeps every box non-empty
@@ -116,7 +116,8 @@ def _level_candidates(
     cell = index % (height * width)
     valid = value >= 0
     value = torch.where(valid, value, torch.zeros_like(value))
-    center = cell_centers((height, width), stride, heatmap.device)[cell]
+    # of cell_centers, without a grid
+    center = (torch.stack((cell % width, cell // width), dim=-1) * stride + stride // 2).float()
     sides = ltrb.float().flatten(2).gather(2, cell[:, None].expand(-1, 4, -1)).transpose(1, 2) * stride
     top_left = center - sides[..., :2]
     bottom_right = torch.maximum(center + sides[..., 2:], top_left + _MIN_SIDE)
@@ -134,8 +135,13 @@ def _top(value: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Later stages keep the order of equal scores (also of those that only the root made equal), so it decides between
     boxes of the same score. This is the published order, hence not sorted.
+
+    While a graph is captured, whose maps may have any number of cells, there are always ``k``; those without a cell
+    have the value -1.
     """
-    if value.shape[1] > k:
-        value, index = value.topk(k, dim=1, sorted=False)
-        return value, index
-    return value, torch.arange(value.shape[1], device=value.device).expand_as(value)
+    if capture_target() is not None:
+        value = F.pad(value, (0, k), value=-1.0)
+    elif value.shape[1] <= k:
+        return value, torch.arange(value.shape[1], device=value.device).expand_as(value)
+    value, index = value.topk(k, dim=1, sorted=False)
+    return value, index

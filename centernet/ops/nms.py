@@ -10,6 +10,7 @@ from .scripted import best_survivors, nms_of_batch, scripted
 
 ROUNDS = 64  # suppression chains up to this long are exact on a GPU
 _PARALLEL_LIMIT = 4096  # above this many boxes an image the pairwise overlap matrix costs too much memory
+_BLOCK, _BLOCK_ROUNDS = 512, 32  # in an exported graph: boxes of consecutive ranks that are settled together
 _PAIRS_AT_ONCE = 4 * _PARALLEL_LIMIT**2  # images are taken together up to this many pairs of boxes, about 1 GB
 
 
@@ -68,33 +69,46 @@ def parallel_nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tens
     """
     images = max(1, _PAIRS_AT_ONCE // max(1, boxes.shape[1] ** 2))
     parts = zip(boxes.split(images), scores.split(images), groups.split(images), valid.split(images), strict=True)
-    return torch.cat([_settle(*part, threshold=threshold) for part in parts])
+    return torch.cat([_settle(*part, threshold=threshold, block=max(1, boxes.shape[1])) for part in parts])
 
 
-def _settle(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
+def _settle(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, block: int, rounds: int = ROUNDS
+) -> Tensor:
+    """Blocks of the ranking one after the other, so that only chains within a block count, and only they iterate."""
     order = torch.where(valid, scores, torch.full_like(scores, -1.0)).argsort(dim=1, descending=True, stable=True)
     boxes = boxes.float().gather(1, order[..., None].expand(-1, -1, 4))
     groups, valid = groups.gather(1, order), valid.gather(1, order)
-    suppresses = (_overlap(boxes, threshold) & (groups[:, :, None] == groups[:, None])).triu(diagonal=1)
-    suppresses = suppresses.to(torch.float16 if boxes.is_cuda else torch.float32)
-    keep = valid
-    for _ in range(ROUNDS):
-        blocked = torch.bmm(keep[:, None].to(suppresses.dtype), suppresses)[:, 0] > 0
-        keep = valid & ~blocked
-    return torch.zeros_like(keep).scatter(1, order, keep)
+    dtype = torch.float16 if boxes.is_cuda else torch.float32
+    valid = valid[:, None]
+    keep = valid[..., :0].to(dtype)  # 1 or 0, as a row: [B, 1, N]
+    one, zero = keep.new_ones(()), keep.new_zeros(())
+    for start in range(0, valid.shape[2], block):
+        end = min(start + block, valid.shape[2])
+        same = groups[:, :end, None] == groups[:, None, start:end]
+        suppresses = (_overlap(boxes[:, :end], boxes[:, start:end], threshold) & same).to(dtype)
+        alive = valid[..., start:end]
+        if start > 0:
+            alive = alive & (torch.bmm(keep, suppresses[:, :start]) == 0)
+        inside = suppresses[:, start:].triu(diagonal=1)
+        most = torch.where(alive, 0.5, -1.0)  # suppressors; a box that is not alive has too many without any
+        settled = torch.where(alive, one, zero)
+        for _ in range(min(rounds, end - start)):
+            settled = torch.where(torch.bmm(settled, inside) < most, one, zero)
+        keep = torch.cat((keep, settled), dim=2)
+    return torch.zeros_like(valid[:, 0]).scatter(1, order, keep[:, 0] > 0)
 
 
-def _overlap(boxes: Tensor, threshold: float) -> Tensor:
-    """Whether each pair of boxes has an IoU above the threshold, bool ``[B, N, N]``."""
+def _overlap(boxes: Tensor, others: Tensor, threshold: float) -> Tensor:
+    """Whether each of ``boxes`` and each of ``others`` have an IoU above the threshold, bool ``[B, N, M]``."""
 
-    def shared(low: Tensor, high: Tensor) -> Tensor:
-        pairs = torch.minimum(high[:, :, None], high[:, None])
-        return pairs.sub_(torch.maximum(low[:, :, None], low[:, None])).clamp_(min=0)
+    def shared(low: int, high: int) -> Tensor:
+        pairs = torch.minimum(boxes[:, :, None, high], others[:, None, :, high])
+        return pairs.sub_(torch.maximum(boxes[:, :, None, low], others[:, None, :, low])).clamp_(min=0)
 
-    x1, y1, x2, y2 = boxes.unbind(dim=-1)
-    intersection = shared(x1, x2).mul_(shared(y1, y2))
-    area = (x2 - x1) * (y2 - y1)
-    union = (area[:, :, None] + area[:, None]).sub_(intersection)
+    intersection = shared(0, 2).mul_(shared(1, 3))
+    area, other_area = ((b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1]) for b in (boxes, others))
+    union = (area[:, :, None] + other_area[:, None]).sub_(intersection)
     return intersection > union.mul_(threshold)
 
 
@@ -110,11 +124,12 @@ _operator = define_once("nms_best", _nms_best, _shape_only)
 def nms_best(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int, order_equals: bool
 ) -> Tensor:
-    """See :func:`_nms_best`. In a graph for ``torch.export`` it is :func:`parallel_nms_mask` and in TorchScript a loop
-    over the images; both take the first one of equal scores first."""
+    """See :func:`_nms_best`. In a graph for ``torch.export`` it settles blocks of ranks, exact for chains of up to
+    32 suppressions within one, and in TorchScript it is a loop over the images; both take the first one of equal
+    scores first."""
     target = capture_target()
     if target == "torchscript":
         return scripted(nms_of_batch)(boxes, scores, groups, valid, threshold, limit)
     if target == "export":
-        return best_first(scores, _settle(boxes, scores, groups, valid, threshold), limit)
+        return best_first(scores, _settle(boxes, scores, groups, valid, threshold, _BLOCK, _BLOCK_ROUNDS), limit)
     return _operator(boxes, scores, groups, valid, threshold, limit, order_equals)

@@ -17,6 +17,7 @@ import torchvision
 from torch import Tensor
 
 from .capture import capture_target, define_once
+from .roi_gather import gather_roi_align
 from .scripted import pool_levels, scripted
 
 _WORTH_IT = 1 << 20  # output values below which handing work to threads costs more than it saves
@@ -143,38 +144,6 @@ def _every_box_on_every_level(
     return pooled
 
 
-def _every_box_on_its_level(
-    maps: Sequence[Tensor],
-    regions: Tensor,
-    level: Tensor,
-    height: int,
-    width: int,
-    scales: Sequence[float],
-    samples: int,
-    aligned: bool,
-) -> Tensor:
-    """On all cores; the order of boxes inside depends on data, the shape of the result does not."""
-    dtype = torch.promote_types(maps[0].dtype, torch.float32)
-    order = level.argsort(stable=True)
-    counts = torch.bincount(level, minlength=len(maps)).tolist()
-    parts = [rows.chunk(torch.get_num_threads()) for rows in regions[order].to(dtype).split(counts)]
-    tasks = [(number, part) for number, rows in enumerate(parts) for part in rows if len(part)]
-
-    def pool(number: int, part: Tensor) -> Tensor:
-        values = maps[number].to(dtype)
-        return torch.ops.torchvision.roi_align(values, part, scales[number], height, width, samples, aligned)
-
-    small = len(regions) * maps[0].shape[1] * height * width < _WORTH_IT
-    if small or torch.get_num_threads() == 1:
-        pooled = [pool(*task) for task in tasks]
-    else:
-        pooled = _map(pool, *zip(*tasks, strict=True))
-    out = maps[0].new_empty((len(regions), maps[0].shape[1], height, width))
-    for rows, values in zip(order.split([len(p) for p in pooled]), pooled, strict=True):
-        out[rows] = values.to(out.dtype)
-    return out
-
-
 def _roi_align_levels(
     maps: Sequence[Tensor],
     boxes: Tensor,
@@ -201,8 +170,11 @@ def _roi_align_levels(
     """
     regions = _regions(boxes)
     level = box_levels(regions[:, 1:], scales, canonical_level, canonical_size)
-    pool = _every_box_on_its_level if boxes.device.type == "cpu" else _every_box_on_every_level
-    return pool(maps, regions, level, height, width, scales, samples, aligned)
+    if boxes.device.type != "cpu":
+        return _every_box_on_every_level(maps, regions, level, height, width, scales, samples, aligned)
+    dtype = torch.promote_types(maps[0].dtype, torch.float32)
+    whole = [m.to(dtype) for m in maps]
+    return gather_roi_align(whole, regions, level, height, width, scales, samples, aligned).to(maps[0].dtype)
 
 
 def _shape_only(

@@ -2,7 +2,7 @@
 over the images and their shapes that depend on data."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ def pool_levels(
     return out
 
 
-@lru_cache(maxsize=None)
+@cache
 def scripted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """One of the functions of this module, compiled by TorchScript."""
     return torch.jit.script(function)  # type: ignore[no-any-return]

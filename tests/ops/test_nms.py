@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centernet.ops import nms
+from centernet.ops.capture import capturing
 from centernet.ops.nms import nms_best, parallel_nms_mask
 
 
@@ -110,7 +111,8 @@ def test_equal_scores_of_any_precision(dtype):
 
 
 def test_operator_contract():
-    torch.library.opcheck(torch.ops.centernet.nms_best, (*random_batch(3), 0.5, 10, True), test_utils=("test_schema", "test_faketensor"))
+    arguments = (*random_batch(3), 0.5, 10, True)
+    torch.library.opcheck(torch.ops.centernet.nms_best, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_the_operator_survives_a_second_import():
@@ -128,3 +130,28 @@ def test_images_are_taken_a_few_at_a_time(monkeypatch):
     together = parallel_nms_mask(*batch, 0.4)
     monkeypatch.setattr(nms, "_PAIRS_AT_ONCE", 2 * 60**2)
     assert torch.equal(parallel_nms_mask(*batch, 0.4), together)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_blocks_are_greedy_nms(block):
+    batch = random_batch(5)
+    assert torch.equal(nms._settle(*batch, 0.5, block), parallel_nms_mask(*batch, 0.5))
+
+
+def test_long_chains_are_settled_across_blocks():
+    # each box suppresses the next one only: every second one survives
+    count = 3 * nms.ROUNDS
+    left = torch.arange(count) * 4.0
+    boxes = torch.stack((left, torch.zeros(count), left + 10, torch.full((count,), 10.0)), dim=1)[None]
+    scores = torch.linspace(1, 0.1, count)[None]
+    groups, valid = torch.zeros(1, count, dtype=torch.int64), torch.ones(1, count, dtype=torch.bool)
+    keep = nms._settle(boxes, scores, groups, valid, 0.4, nms.ROUNDS)
+    assert torch.equal(keep[0].nonzero()[:, 0], torch.arange(0, count, 2))
+
+
+@pytest.mark.parametrize("target", ["export", "torchscript", "onnx"])
+def test_captured_forms_are_greedy_nms(target):
+    batch = random_batch(6)
+    expected = nms_best(*batch, 0.5, 30, False)
+    with capturing(target):
+        assert torch.equal(nms_best(*batch, 0.5, 30, False), expected)

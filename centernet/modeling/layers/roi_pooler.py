@@ -34,8 +34,10 @@ def use_all_cores(pooler: ROIPooler) -> ROIPooler:
 
 
 def pool_boxes(pooler: ROIPooler, maps: list[Tensor], boxes: Tensor) -> Tensor:
-    """What ``pooler`` makes of padded boxes ``[B, K, 4]`` (xyxy, pixels): ``[B * K, C, height, width]``, by one operator
-    of fixed shape; kinds of pooling other than ROIAlign go through ``pooler`` itself."""
+    """What ``pooler`` makes of padded boxes ``[B, K, 4]`` (xyxy, pixels): ``[B * K, C, height, width]``.
+
+    By one operator of fixed shape; kinds of pooling other than ROIAlign go through ``pooler`` itself.
+    """
     layers = list(pooler.level_poolers)
     if not all(isinstance(layer, ROIAlign) for layer in layers):
         return pooler(maps, [Boxes(b) for b in boxes.unbind()])  # type: ignore[no-any-return]

@@ -20,6 +20,7 @@ from ...ops.detections import PaddedDetections, clip_boxes
 from ...ops.second_stage import DetectRules, combine_scores, select_with_owner
 from ...registration import register_once
 from ..debug import DebugOptions, draw_second_stage
+from ..layers.fast_linear import run_box_head
 from ..layers.roi_pooler import pool_boxes, use_all_cores
 from ..normaliser import share_of_mean
 from ..padded_instances import PaddedInstances, image_size_tensor, pad_proposals
@@ -93,7 +94,7 @@ class PaddedInference(nn.Module):
             if stage > 0:
                 boxes = clip_boxes(boxes, image_sizes)
             pooled = pool_boxes(self.box_pooler, maps, boxes)
-            logits, deltas = predictor(head(pooled))
+            logits, deltas = predictor(run_box_head(head, pooled))
             probabilities.append(predictor.class_probabilities(logits).view(batch, slots, -1))
             boxes = predictor.box2box_transform.apply_deltas(deltas, boxes.flatten(0, 1)).view(batch, slots, -1)
         scores = combine_scores(probabilities, proposals.scores if predictor.mult_proposal_score else None)
