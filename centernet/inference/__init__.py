@@ -1,6 +1,10 @@
 """Inference: a model and pictures in, predictions, drawings and videos out.
 
-- ``predictor``: ``Predictor``, arrays in, detectron2 predictions out, one at a time or in batches
+- ``predictor``: ``Predictor``, pictures of any kind in, detections out, one, a list or an iterator
+- ``images``: files, addresses, bytes, Pillow images, arrays and tensors into arrays
+- ``batching``: pictures that are padded alike in one batch, results in their order
+- ``network``: one forward pass, on tensors of fixed size or as the model wants it
+- ``results``: ``Detections``, as COCO, supervision and pandas want them, drawn and saved
 - ``thresholds``: one confidence threshold for every meta architecture
 - ``weights``: trained weights into a model; what does not fit is said
 - ``sources``: pictures, folders, globs, videos and webcams

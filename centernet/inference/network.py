@@ -1,6 +1,5 @@
 """One forward pass over a batch: which path a model takes, on which device, in which precision."""
 
-import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +22,6 @@ from ..modeling.padded_instances import PaddedInstances
 from .low_precision import DTYPES, fastest_precision
 
 __all__ = ["Network", "check_precision"]
-
-logger = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
 

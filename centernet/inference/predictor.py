@@ -105,12 +105,7 @@ class Predictor:
             cfg.TEST.AUG.ENABLED = bool(test_time_augmentation)
         if threshold is not None:
             set_score_threshold(cfg, threshold)
-        if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
-            raise UserError(
-                f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}', but only BGR and RGB pictures can be shown to a model"
-            )
-        check_test_time_augmentation(cfg)
-        check_weights(cfg)
+        _check_config(cfg)
         self.cfg = follow_weights(cfg, cfg.MODEL.WEIGHTS).clone()
         self.input_format: str = cfg.INPUT.FORMAT
         self.threshold = threshold
@@ -317,6 +312,13 @@ def _config(
     if weights is not None:
         cfg.MODEL.WEIGHTS = os.fspath(weights)
     return cfg
+
+
+def _check_config(cfg: CfgNode) -> None:
+    if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
+        raise UserError(f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}', but only BGR and RGB pictures can be shown to a model")
+    check_test_time_augmentation(cfg)
+    check_weights(cfg)
 
 
 def _copy_key(cfg: CfgNode, changes: CfgNode, key: str) -> None:
