@@ -55,13 +55,18 @@ EXTRAS = {
     # Where else a training writes its curves (WRITERS).
     "wandb": ["wandb>=0.17"],
     "mlflow": ["mlflow>=2.14"],
-    "web": ["gradio>=5"],
+    "web": ["gradio>=6"],
+    # demo.py: tracks over a video, and its sound.
+    "video": ["av>=12", "trackers>=2.3"],
+    # Detections as supervision's and pandas' objects.
+    "results": ["supervision>=0.26", "pandas>=2"],
     "ray": ["ray[data]>=2.30", "pyarrow>=15"],
     "tracking3d": ["nuscenes-devkit>=1.1.11", "motmetrics>=1.4", "pyquaternion>=0.9.9", "scipy>=1.11"],
     "dev": [
         "faster-coco-eval>=1.6",  # a rival in tools/benchmark.py
         "hypothesis>=6.100",
         "mypy>=1.11",
+        "playwright>=1.45",  # drives an installed Chromium in the page's test
         "pytest>=8",
         "ruff>=0.9",
         # setuptools and wheel build what the index has in source only; torch forbids setuptools 82.
@@ -80,7 +85,7 @@ setup(
     # The configs lie beside the package in a checkout, and inside it where it is installed (centernet.model_zoo).
     packages=[*find_packages(include=["centernet", "centernet.*"]), "centernet.configs"],
     package_dir={"centernet.configs": "configs"},
-    package_data={"centernet": ["py.typed", "**/*.json"], "centernet.configs": ["**/*.yaml"]},
+    package_data={"centernet": ["py.typed", "**/*.json", "export/photos/*.jpg"], "centernet.configs": ["**/*.yaml"]},
     python_requires=">=3.10,<3.13",
     install_requires=REQUIRES,
     extras_require=EXTRAS,
