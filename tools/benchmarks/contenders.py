@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from centernet.modeling.fixed_size import FixedSizeDetector
 
-from .detectors import detector, is_rival
+from .detectors import config_of, detector, is_rival
 
 __all__ = [
     *("EAGER", "OPTIMISED", "VARIANTS", "Case"),
@@ -133,7 +133,8 @@ def _exported(case: Case) -> Callable[[], Any]:
     if not path.exists():
         fixed = {"dynamic": False, "height": height, "width": width, "batch": case.batch}
         inside = {"preprocess": False, "postprocess": False}
-        export_model(FixedSizeDetector(case.detector()), path, format=form, **fixed, **inside)
+        cfg = config_of(case.model, case.device, case.opts)
+        export_model(FixedSizeDetector(case.detector()), path, cfg=cfg, format=form, **fixed, **inside)
     model = load_exported(path)
     inputs = pictures(case.size, case.batch)
     return lambda: model(*inputs)
