@@ -66,7 +66,8 @@ class FixedSizeDetector(nn.Module):
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """Float ``[B, 3, H, W]`` with the model's mean and deviation; zero beyond ``image_sizes``."""
-        x = (images - self.model.pixel_mean) / self.model.pixel_std
+        mean, deviation = self.model.get_buffer("pixel_mean"), self.model.get_buffer("pixel_std")
+        x = (images - mean) / deviation
         rows = torch.arange(images.shape[2], device=images.device)[:, None] < image_sizes[:, 0, None, None]
         columns = torch.arange(images.shape[3], device=images.device) < image_sizes[:, 1, None, None]
         return torch.where((rows & columns)[:, None], x, torch.zeros_like(x))

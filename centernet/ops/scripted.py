@@ -39,9 +39,7 @@ def best_survivors(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: flo
     return survivors
 
 
-def nms_of_batch(
-    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
-) -> Tensor:
+def nms_of_batch(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tensor:
     """:func:`centernet.ops.nms.nms_best` image by image, the first one of equal scores first."""
     count = min(limit, boxes.shape[1])
     best = torch.full([boxes.shape[0], count], -1, dtype=torch.int64, device=boxes.device)

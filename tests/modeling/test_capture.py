@@ -82,7 +82,7 @@ def assert_same_detections(detector, other, device="cpu"):
 
 
 @pytest.mark.parametrize(
-    "name", [ONE_STAGE, pytest.param(SINGLE, marks=pytest.mark.slow), CASCADE]
+    "name", [CASCADE, *(pytest.param(name, marks=pytest.mark.slow) for name in (ONE_STAGE, SINGLE))]
 )
 def test_strict_export_of_small_models(name):
     detector = FixedSizeDetector(tiny_model(name, *FEW))

@@ -246,9 +246,7 @@ class CenterNet(nn.Module):
         :func:`centernet.ops.decode.decode`."""
         return self.propose_with_objectness(head_output, image_sizes)[0]
 
-    def propose_with_objectness(
-        self, head_output: HeadOutput, image_sizes: Tensor
-    ) -> tuple[PaddedDetections, Tensor]:
+    def propose_with_objectness(self, head_output: HeadOutput, image_sizes: Tensor) -> tuple[PaddedDetections, Tensor]:
         """:meth:`propose`, and P(object) of each box, float32 ``[B, K]``: of the class-agnostic map, 1 without one."""
         classes, boxes, agnostic = head_output
         rules = self.train_decode_rules if self.training else self.test_decode_rules
@@ -343,9 +341,7 @@ class CenterNet(nn.Module):
             return targets
         assert ltrb is not None
         more = more_positives(objects, ltrb, pyramid, self.target_rules, self.more_positive_rules)
-        return targets._replace(
-            positive_cells=more.cells, positive_labels=more.labels, positive_objects=more.objects
-        )
+        return targets._replace(positive_cells=more.cells, positive_labels=more.labels, positive_objects=more.objects)
 
     def _box_loss(self, ltrb: Tensor, targets: Targets, object_weight: Tensor | None) -> Tensor:
         loss = iou_loss(

@@ -22,7 +22,7 @@ def run_box_head(head: nn.Module, pooled: Tensor) -> Tensor:
 
 def _eager(x: Tensor) -> bool:
     """Ordinary float32 inference on a CPU, neither compiled nor captured."""
-    return (
+    return bool(
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()

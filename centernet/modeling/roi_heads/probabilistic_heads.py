@@ -68,9 +68,7 @@ class PaddedInference(nn.Module):
         """``(box head, box predictor)`` of each stage."""
         raise NotImplementedError
 
-    def detect(
-        self, features: dict[str, Tensor], proposals: PaddedDetections, image_sizes: Tensor
-    ) -> PaddedDetections:
+    def detect(self, features: dict[str, Tensor], proposals: PaddedDetections, image_sizes: Tensor) -> PaddedDetections:
         """Final detections of a batch.
 
         Args:
