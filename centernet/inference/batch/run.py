@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from ...errors import UserError
 from ...progress import progress
 from ..predictor import Predictor
+from ..results import Categories
 from ..thresholds import set_score_threshold
 from .arrow import pyarrow
 from .identity import config_digest, weights_digest
@@ -102,14 +103,18 @@ def predict_many(
         names = predictor.categories.names
         settings = Settings(job.digest, threshold, batch_size, loaders, names, text_ids, precision, optimize)
         _run(job, todo, predictor, cfg, settings, ray)
-        write_broken(broken_list, job)
-        if form == "parquet":
-            write_parquet(output, job)
-        elif form != "folder":
-            write_coco(output, job, predictor.categories, results_only=form == "coco-results")
-        labels = [label for _, label in job.parts()]
+        return _write_results(output, form, broken_list, job, predictor.categories)
+
+
+def _write_results(output: Path, form: str, broken_list: Path, job: Job, categories: Categories) -> Summary:
+    write_broken(broken_list, job)
+    if form == "parquet":
+        write_parquet(output, job)
+    elif form != "folder":
+        write_coco(output, job, categories, results_only=form == "coco-results")
+    labels = [label for _, label in job.parts()]
     broken = tuple(entry["reason"] for label in labels for entry in label.broken)
-    return Summary(len(listed) - len(broken), sum(label.detections for label in labels), broken, broken_list)
+    return Summary(len(job.listed) - len(broken), sum(label.detections for label in labels), broken, broken_list)
 
 
 def _check(output: Path, form: str, listed: Sequence[Listed]) -> None:
