@@ -13,7 +13,8 @@ def run_box_head(head: nn.Module, pooled: Tensor) -> Tensor:
 
     PyTorch gives a float32 product to MKL, which is half as fast on CPUs that are not Intel's.
     """
-    if not (isinstance(head, nn.Sequential) and _eager(pooled)):
+    as_it_is = bool(head._forward_pre_hooks or "forward" in vars(head))  # cast or compiled by somebody
+    if as_it_is or not (isinstance(head, nn.Sequential) and _eager(pooled)):
         return head(pooled)  # type: ignore[no-any-return]
     for layer in head:
         pooled = _linear(layer, pooled) if type(layer) is nn.Linear else layer(pooled)
