@@ -1,0 +1,63 @@
+"""From affinities to ids. Works on the host: decisions follow one another, and the arrays are small."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from .memory import BACKDROP, DISCARDED
+from .rules import TrackerRules
+
+
+class Assigned(NamedTuple):
+    """Attributes: ``ids``, int64 ``[N]``: of a track, BACKDROP or DISCARDED; ``entry``, int64 ``[N]``: row of the track
+    in the memory, -1 without."""
+
+    ids: NDArray[np.int64]
+    entry: NDArray[np.int64]
+
+
+def assign(
+    affinity: NDArray[np.floating], strength: NDArray[np.floating], entry_ids: NDArray[np.int64], rules: TrackerRules
+) -> Assigned:
+    """Detections to entries.
+
+    Args:
+        affinity: float ``[N, M]``; greedy assignment changes it.
+        strength: float ``[N]``, score times confidence of the depth.
+        entry_ids: int64 ``[M]``.
+        rules: thresholds, and ``assignment``: greedy goes through the detections in their order, and each takes the
+            best entry that is left; Hungarian maximises the sum of affinities, then asks the same questions.
+    """
+    ids = np.full(len(affinity), BACKDROP, dtype=np.int64)
+    entry = np.full(len(affinity), -1, dtype=np.int64)
+    if affinity.size == 0:
+        return Assigned(ids, entry)
+    pairs = _hungarian(affinity) if rules.assignment == "hungarian" else _best_left(affinity, rules.match_affinity)
+    for i, j in pairs:
+        if affinity[i, j] <= rules.match_affinity or entry_ids[j] < 0:
+            continue
+        if strength[i] > rules.continue_score:
+            ids[i], entry[i] = entry_ids[j], j
+            affinity[i + 1 :, j] = 0  # taken
+        elif affinity[i, j] > rules.discard_affinity:
+            ids[i] = DISCARDED
+    return Assigned(ids, entry)
+
+
+def _best_left(affinity: NDArray[np.floating], floor: float) -> Iterator[tuple[int, int]]:
+    for i in np.flatnonzero(affinity.max(1) > floor):  # taking entries away from the others makes no more of them
+        yield int(i), int(affinity[i].argmax())
+
+
+def _hungarian(affinity: NDArray[np.floating]) -> Iterator[tuple[int, int]]:
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise UserError(
+            "Hungarian assignment needs the package scipy, which is not installed: install the extra 'tracking3d' or "
+            "choose assignment 'greedy'"
+        ) from error
+    return zip(*(found.tolist() for found in linear_sum_assignment(affinity, maximize=True)), strict=True)
