@@ -25,7 +25,8 @@ INVALID_ALPHA = -10.0
 _TINY = 1e-6
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32, or in float64 if it is so already."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -61,7 +62,7 @@ class DepthCodec:
             depth: metres.
             focal: focal length of the picture that the network sees, pixels; wanted with ``reference_focal`` only.
         """
-        depth = _wide(depth)
+        depth = at_least_float32(depth)
         valid = depth > 0
         normalised = depth / self._stretch(focal)
         code = self.scale * normalised.clamp(min=_TINY).log()
@@ -69,7 +70,7 @@ class DepthCodec:
 
     def decode(self, code: Tensor, focal: Tensor | float | None = None) -> Tensor:
         """Depths in metres ``[...]``; arguments as of :meth:`encode`."""
-        return (_wide(code) / self.scale).exp() * self._stretch(focal)
+        return (at_least_float32(code) / self.scale).exp() * self._stretch(focal)
 
     def _stretch(self, focal: Tensor | float | None) -> Tensor | float:
         if self.reference_focal is None:
@@ -84,12 +85,12 @@ def confidence_target(code: Tensor, target: Tensor, slope: float = 5.0) -> Tenso
 
     With the published scale it is ``exp(-10 |ln(predicted / true)|)``. There is no gradient to ``code``.
     """
-    return (-slope * (_wide(code).detach() - _wide(target)).abs()).exp()
+    return (-slope * (at_least_float32(code).detach() - at_least_float32(target)).abs()).exp()
 
 
 def decode_confidence(raw: Tensor) -> Tensor:
     """Confidence ``[...]`` in [0, 1] of raw outputs, which are regressed without a sigmoid."""
-    return _wide(raw).clamp(0, 1)
+    return at_least_float32(raw).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,14 @@ class DimensionCodec:
 
     def encode(self, dims: Tensor) -> MaskedTarget:
         """Targets of sizes ``[..., 3]``; not valid (value 0) where a size is not positive."""
-        dims = _wide(dims)
+        dims = at_least_float32(dims)
         valid = dims > 0
         code = self.scale * dims.clamp(min=_TINY).log()
         return MaskedTarget(torch.where(valid, code, torch.zeros_like(code)), valid)
 
     def decode(self, code: Tensor) -> Tensor:
         """Sizes in metres, ``[..., 3]``."""
-        return (_wide(code) / self.scale).exp()
+        return (at_least_float32(code) / self.scale).exp()
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,11 @@ class CenterCodec:
 
     def encode(self, center2d: Tensor, boxes: Tensor) -> Tensor:
         """Targets ``[..., 2]`` of centres ``[..., 2]`` and their continuous boxes ``[..., 4]``."""
-        return self.encode_offset(_wide(center2d) - _middle(boxes))
+        return self.encode_offset(at_least_float32(center2d) - _middle(boxes))
 
     def encode_offset(self, offset: Tensor) -> Tensor:
         """Targets of offsets in pixels, ``[..., 2]`` both."""
-        return _wide(offset) / self.scale
+        return at_least_float32(offset) / self.scale
 
     def decode(self, code: Tensor, boxes: Tensor, resize_factor: Tensor | float = 1.0) -> Tensor:
         """Centres ``[..., 2]`` in original pixels.
@@ -139,12 +140,12 @@ class CenterCodec:
             boxes: float ``[..., 4]``, predicted, continuous ``xyxy``, original pixels.
             resize_factor: resized / original size of the picture (parity only).
         """
-        center = _middle(boxes) + self.scale * _wide(code)
+        center = _middle(boxes) + self.scale * at_least_float32(code)
         return center - 0.5 / resize_factor if self.mode == "parity" else center
 
 
 def _middle(boxes: Tensor) -> Tensor:
-    boxes = _wide(boxes)
+    boxes = at_least_float32(boxes)
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
@@ -168,9 +169,9 @@ class OrientationCodec:
     bin, sine and cosine of the residual, for either bin.
 
     Attributes:
-        mode: ``"parity"`` decodes with the plain arc tangent, so each bin gives half a turn only, and an angle within 30
-            degrees of 0 or 180 comes out turned around where the other bin's logit is larger; unknown angles count as
-            members of both bins. ``"modern"`` decodes the full +-120 degrees of the bin with the larger log-odds;
+        mode: ``"parity"`` decodes with the plain arc tangent, so each bin gives half a turn only, and an angle within
+            30 degrees of 0 or 180 comes out turned around where the other bin's logit is larger; unknown angles count
+            as members of both bins. ``"modern"`` decodes the full +-120 degrees of the bin with the larger log-odds;
             unknown angles are members of none.
     """
 
@@ -179,14 +180,14 @@ class OrientationCodec:
     @staticmethod
     def normalise(raw: Tensor) -> Tensor:
         """Outputs ``[..., 8]`` with the sine-cosine pairs scaled to length 1."""
-        bins = _wide(raw).unflatten(-1, (2, 4))
+        bins = at_least_float32(raw).unflatten(-1, (2, 4))
         logits, pairs = bins[..., :2], bins[..., 2:]
         pairs = pairs / (pairs.square().sum(-1, keepdim=True) + 1e-10).sqrt()
         return torch.cat((logits, pairs), -1).flatten(-2)
 
     def encode(self, alpha: Tensor) -> OrientationTarget:
         """Targets of angles ``[...]``, radians; :data:`INVALID_ALPHA` and below is unknown."""
-        alpha = _wide(alpha)
+        alpha = at_least_float32(alpha)
         valid = alpha > INVALID_ALPHA
         if self.mode == "modern":
             alpha = wrap_angle(alpha)
@@ -201,7 +202,7 @@ class OrientationCodec:
 
     def decode(self, output: Tensor) -> Tensor:
         """Angles ``[...]`` of outputs ``[..., 8]``, normalised or not; modern ones are in [-pi, pi)."""
-        bins = _wide(output).unflatten(-1, (2, 4))
+        bins = at_least_float32(output).unflatten(-1, (2, 4))
         out, inside, sin, cos = bins.unbind(-1)
         if self.mode == "parity":
             second = ~(inside[..., 0] > inside[..., 1])
@@ -229,14 +230,14 @@ class BoxCodec:
 
     def encode(self, proposals: Tensor, boxes: Tensor) -> Tensor:
         """Deltas ``[..., 4]`` from ``proposals`` to ``boxes``, ``[..., 4]`` each, not empty."""
-        proposals, boxes = _wide(proposals), _wide(boxes)
+        proposals, boxes = at_least_float32(proposals), at_least_float32(boxes)
         size, target = proposals[..., 2:] - proposals[..., :2], boxes[..., 2:] - boxes[..., :2]
         shift = (_middle(boxes) - _middle(proposals)) / size
         return torch.cat((shift, (target / size).log()), -1) * proposals.new_tensor(self.weights)
 
     def decode(self, proposals: Tensor, deltas: Tensor) -> Tensor:
         """Boxes ``[..., 4]`` of deltas ``[..., 4]`` from ``proposals`` (broadcast), not clipped."""
-        proposals, deltas = _wide(proposals), _wide(deltas)
+        proposals, deltas = at_least_float32(proposals), at_least_float32(deltas)
         deltas = deltas / deltas.new_tensor(self.weights)
         size = proposals[..., 2:] - proposals[..., :2]
         center = _middle(proposals) + deltas[..., :2] * size

@@ -70,11 +70,10 @@ class CameraBoxes(NamedTuple):
 
 def wrap_angle(angle: Tensor) -> Tensor:
     """Angles modulo 2 pi in ``[-pi, pi)`` (pi as the dtype has it). Angles inside stay the same bits; gradient 1."""
-    turns = torch.floor((angle + math.pi) / (2 * math.pi))
-    wrapped = angle - turns * (2 * math.pi)
-    # rounding of the quotient can leave it one ulp outside at either end
-    wrapped = torch.where(wrapped >= math.pi, wrapped - 2 * math.pi, wrapped)
-    return wrapped.clamp(min=-math.pi)
+    wrapped = angle - torch.floor((angle + math.pi) / (2 * math.pi)) * (2 * math.pi)
+    # rounding of the quotient can leave it outside at either end, or move what was inside
+    wrapped = torch.where(wrapped >= math.pi, wrapped - 2 * math.pi, wrapped).clamp(min=-math.pi)
+    return torch.where((angle >= -math.pi) & (angle < math.pi), angle, wrapped)
 
 
 def _widest(*tensors: Tensor) -> list[Tensor]:
@@ -216,12 +215,12 @@ def project(xyz: Tensor, intrinsics: Tensor, *, sentinel: bool = False) -> tuple
 
 
 def alpha_to_yaw(alpha: Tensor, xyz: Tensor) -> Tensor:
-    """Yaw in [-pi, pi) from the observation angle ``[...]`` of a box whose centre is ``xyz [..., 3]`` (camera frame)."""
+    """Yaw in [-pi, pi) from the observation angle ``[...]`` of a box centred at ``xyz [..., 3]`` (camera frame)."""
     return wrap_angle(alpha + torch.atan2(xyz[..., 0], xyz[..., 2]))
 
 
 def yaw_to_alpha(yaw: Tensor, xyz: Tensor) -> Tensor:
-    """Observation angle in [-pi, pi) from the yaw ``[...]`` of a box whose centre is ``xyz [..., 3]`` (camera frame)."""
+    """Observation angle in [-pi, pi) from the yaw ``[...]`` of a box centred at ``xyz [..., 3]`` (camera frame)."""
     return wrap_angle(yaw - torch.atan2(xyz[..., 0], xyz[..., 2]))
 
 
@@ -254,8 +253,8 @@ def box_corners(xyz: Tensor, yaw: Tensor, dims: Tensor) -> Tensor:
         dims: float ``[..., 3]``, h (along Y), w, l (along X at yaw 0).
 
     Returns:
-        float ``[..., 8, 3]``: the bottom face (greatest Y) front left, front right, rear right, rear left as seen by the
-        box, then the top face in the same order.
+        float ``[..., 8, 3]``: the bottom face (greatest Y) front left, front right, rear right, rear left, as seen by
+        the box; then the top face in the same order.
     """
     xyz, yaw, dims = _widest(xyz, yaw, dims)
     half_h, half_w, half_l = (dims / 2).unbind(-1)

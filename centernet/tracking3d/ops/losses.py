@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .codecs import CenterCodec, DepthCodec, DimensionCodec, OrientationCodec, _wide, confidence_target
+from .codecs import CenterCodec, DepthCodec, DimensionCodec, OrientationCodec, at_least_float32, confidence_target
 
 SURE = 0.8
 """Confidence targets above it count as positives, of which there are few."""
@@ -68,9 +68,7 @@ def own_class(outputs: Tensor, classes: Tensor) -> Tensor:
     return outputs[torch.arange(len(classes), device=outputs.device), classes]
 
 
-def box3d_losses(
-    outputs: Box3DOutputs, targets: Box3DTargets, codecs: Box3DCodecs | None = None
-) -> dict[str, Tensor]:
+def box3d_losses(outputs: Box3DOutputs, targets: Box3DTargets, codecs: Box3DCodecs | None = None) -> dict[str, Tensor]:
     """The five losses of the 3D head, each a mean over its positives.
 
     ``"parity"`` orientation keeps two defects: unknown angles are trained (as members of both bins) unless all are
@@ -86,7 +84,7 @@ def box3d_losses(
         float scalars ``loss_depth_3d``, ``loss_unc_3d``, ``loss_dim_3d``, ``loss_rot_3d``, ``loss_2dc_3d``.
     """
     codecs = codecs or Box3DCodecs()
-    outputs = Box3DOutputs(*map(_wide, outputs))
+    outputs = Box3DOutputs(*map(at_least_float32, outputs))
     depth, depth_known = codecs.depth.encode(targets.depth, targets.focal)
     dims, dims_known = codecs.dims.encode(targets.dims)
     center = codecs.center.encode_offset(targets.center_offset)
@@ -115,7 +113,7 @@ def orientation_loss(outputs: Tensor, alpha: Tensor, codec: OrientationCodec) ->
         float scalar, the sum of two cross entropies and four means.
     """
     target = codec.encode(alpha)
-    bins = _wide(outputs).unflatten(-1, (2, 4))
+    bins = at_least_float32(outputs).unflatten(-1, (2, 4))
     entropy = F.cross_entropy(bins[..., :2].flatten(0, 1), target.member.flatten().long(), reduction="none").view(-1, 2)
     direction = torch.stack((target.residual.sin(), target.residual.cos()), -1)
     distance = (bins[..., 2:] - direction).abs().sum(-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 _CORNERS = ((1.0, 1.0), (-1.0, 1.0), (-1.0, -1.0), (1.0, -1.0))  # anticlockwise, in half lengths and half widths
+_ROUNDING = 1e-12  # relative
 
 
 def iou_2d(first: Tensor, second: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def _footprint_overlaps(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _footprint_overlap(first: Tensor, second: Tensor) -> Tensor:
-    """Shared area of footprints, float64 ``[..., 7]`` each, broadcast."""
+    """Shared area of footprints, float64 ``[..., 7]`` each, broadcast; exactly 0 if they are apart."""
     half_length, half_width = (second[..., i].clamp(min=0)[..., None] / 2 for i in (6, 5))
     offset = first[..., :2] - second[..., :2]
     cos, sin = second[..., 3].cos(), second[..., 3].sin()
@@ -101,7 +102,9 @@ def _footprint_overlap(first: Tensor, second: Tensor) -> Tensor:
     cos, sin = turn.cos()[..., None], turn.sin()[..., None]
     x = center_x[..., None] + along * cos - across * sin
     y = center_y[..., None] + along * sin + across * cos
-    return -_clamped_line_integral(x, y, half_length, half_width).sum(-1).clamp(max=0)
+    shared = -_clamped_line_integral(x, y, half_length, half_width).sum(-1)
+    smaller = torch.minimum(_extent(first, (5, 6)), _extent(second, (5, 6)))
+    return torch.where(shared > _ROUNDING * smaller, shared, torch.zeros_like(shared))
 
 
 def _clamped_line_integral(x: Tensor, y: Tensor, limit_x: Tensor, limit_y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .codecs import _wide
+from .codecs import at_least_float32
 from .mode import Mode
 from .overlaps import iou_2d
 
@@ -71,7 +71,7 @@ def contrastive_losses(similarity: Tensor, positive: Tensor, limit: float | None
     Returns:
         float ``[K]``; 0 for rows without positives or without negatives.
     """
-    similarity = _wide(similarity)
+    similarity = at_least_float32(similarity)
     absent = torch.full_like(similarity, _ABSENT)
     upper = similarity if limit is None else similarity.clamp(max=limit)
     attraction = torch.where(positive, -similarity, absent).logsumexp(1)
@@ -107,7 +107,7 @@ def quasi_dense_losses(pairs: Sequence[KeyReference], *, mode: Mode = "modern") 
 
 
 def _contrastive_loss(pair: KeyReference, matched: Tensor, mode: Mode) -> Tensor:
-    similarity = _wide(pair.key) @ _wide(pair.reference).T
+    similarity = at_least_float32(pair.key) @ at_least_float32(pair.reference).T
     positive = pair.key_ids[:, None] == pair.reference_ids
     losses = contrastive_losses(similarity, positive, _LIMIT if mode == "parity" else None)
     number = matched.sum()
@@ -117,7 +117,7 @@ def _contrastive_loss(pair: KeyReference, matched: Tensor, mode: Mode) -> Tensor
 
 def _cosine_distances(pair: KeyReference, matched: Tensor, mode: Mode) -> tuple[Tensor, Tensor]:
     """Summed squared distances of one picture's pairs that count, and the number of those pairs."""
-    cosine = F.normalize(_wide(pair.key), dim=1) @ F.normalize(_wide(pair.reference), dim=1).T
+    cosine = F.normalize(at_least_float32(pair.key), dim=1) @ F.normalize(at_least_float32(pair.reference), dim=1).T
     if mode == "parity":  # which takes the unmatched for the first object, and skips a picture with one matched row
         ids, counted = pair.key_ids.clamp(min=0), (matched.sum() != 1).expand_as(matched)
     else:
