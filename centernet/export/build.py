@@ -76,7 +76,7 @@ def export_model(
     if cfg.INPUT.FORMAT == "BGR":
         pictures = [picture[:, :, ::-1] for picture in pictures]
     maker = _FORMATS[format]
-    captured = maker.capture(program, _example(request, rule, detector.divisor), request, rule)
+    captured = maker.capture(program, _example(request, rule, program), request, rule)
     loaded = maker.load(maker.serialise(captured, {}))
     figures = check_program(
         loaded,
@@ -87,7 +87,15 @@ def export_model(
         resizer=maker.resizer(program, request, rule) if preprocess else None,
         threshold=score_threshold(cfg),
     )
-    metadata = describe(cfg, request, model=model, class_names=class_names, divisor=detector.divisor, check=figures)
+    metadata = describe(
+        cfg,
+        request,
+        model=model,
+        class_names=class_names,
+        divisor=detector.divisor,
+        smallest=request.smallest(program.coarsest),
+        check=figures,
+    )
     data = maker.serialise(captured, metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -144,13 +152,15 @@ def _check_model(detector: FixedSizeDetector, cfg: CfgNode) -> None:
         raise UserError(f"the model is on {device}, and files are made and checked on the CPU: set MODEL.DEVICE to cpu")
 
 
-def _example(request: Request, rule: ResizeRule, divisor: int) -> tuple[Tensor, ...]:
+def _example(request: Request, rule: ResizeRule, program: CoreProgram) -> tuple[Tensor, ...]:
     """Inputs of the core to capture it with."""
-    height, width = request.height, request.width
+    height, width, batch = request.height, request.width, request.batch
     if request.preprocess and not request.dynamic:
         height, width = resized_size(height, width, *rule)
-    canvas = round_up(height, divisor), round_up(width, divisor)
-    batch = max(2, request.batch) if request.dynamic else request.batch  # a batch of 1 would be taken for a constant
+    if request.dynamic:  # a batch of one, or a map of one row, would be taken for a constant
+        height, width = (max(side, program.coarsest + 1) for side in (height, width))
+        batch = max(2, batch)
+    canvas = round_up(height, program.divisor), round_up(width, program.divisor)
     images = torch.zeros((batch, 3, *canvas), dtype=torch.uint8)
     sizes: list[Any] = [torch.tensor([canvas]).repeat(batch, 1) for _ in range(2 if request.postprocess else 1)]
     return images, *sizes

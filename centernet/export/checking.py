@@ -112,7 +112,13 @@ def _compare_image(
 
 
 def network_inputs(
-    pictures: Sequence[np.ndarray], rule: ResizeRule, divisor: int, canvas: tuple[int, int], *, fixed: bool
+    pictures: Sequence[np.ndarray],
+    rule: ResizeRule,
+    divisor: int,
+    canvas: tuple[int, int],
+    *,
+    fixed: bool,
+    smallest: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A batch as evaluation makes it, and smaller where it would not fit into ``canvas``.
 
@@ -120,19 +126,20 @@ def network_inputs(
         pictures: uint8 ``[H, W, 3]``, channel order of ``INPUT.FORMAT``, any sizes.
         canvas: height and width, pixels.
         fixed: whether the batch is padded to ``canvas``, not only to multiples of ``divisor``.
+        smallest: least height and width, pixels.
 
     Returns:
         images uint8 ``[B, 3, H, W]``, image_sizes and picture_sizes int64 ``[B, 2]``.
     """
     resized = []
     for picture in pictures:
-        height, width = resized_size(*picture.shape[:2], *rule)
+        height, width = resized_size(picture.shape[0], picture.shape[1], *rule)
         shrink = min(1.0, canvas[0] / height, canvas[1] / width)
         size = max(1, int(width * shrink)), max(1, int(height * shrink))
         resized.append(np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)))
     sizes = torch.tensor([image.shape[:2] for image in resized])
     if not fixed:
-        canvas = tuple(round_up(int(side), divisor) for side in sizes.amax(dim=0))  # type: ignore[assignment]
+        canvas = tuple(round_up(max(int(side), smallest), divisor) for side in sizes.amax(dim=0))  # type: ignore[assignment]
     images = torch.zeros((len(resized), 3, *canvas), dtype=torch.uint8)
     for image, pixels in zip(images, resized, strict=True):
         image[:, : pixels.shape[0], : pixels.shape[1]] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
@@ -205,8 +212,8 @@ def _accept(total: Difference, checked: int, grey: float, request: Request) -> N
 
 
 def _batches(pictures: Sequence[np.ndarray], size: int, request: Request) -> Iterator[list[np.ndarray]]:
-    """Every picture at least once; batches are filled up with mirrored ones. With ``preprocess`` the pictures of a batch
-    have one size: the picture and its mirror images."""
+    """Every picture at least once; batches are filled up with mirrored ones. With ``preprocess`` the pictures of a
+    batch have one size: the picture and its mirror images."""
     flips: list[Callable[[np.ndarray], np.ndarray]] = [
         lambda picture: picture,
         lambda picture: picture[:, ::-1],
@@ -232,9 +239,16 @@ def _batches(pictures: Sequence[np.ndarray], size: int, request: Request) -> Ite
 def _core_inputs(
     batch: Sequence[np.ndarray], program: CoreProgram, request: Request, rule: ResizeRule
 ) -> tuple[torch.Tensor, ...]:
-    divisor = program.detector.divisor
+    divisor = program.divisor
     if request.preprocess:
         inputs = network_inputs(batch, rule, divisor, (10**6, 10**6), fixed=False)
     else:
-        inputs = network_inputs(batch, rule, divisor, (request.height, request.width), fixed=not request.dynamic)
+        inputs = network_inputs(
+            batch,
+            rule,
+            divisor,
+            (request.height, request.width),
+            fixed=not request.dynamic,
+            smallest=request.smallest(program.coarsest),
+        )
     return inputs if request.postprocess else inputs[:2]

@@ -25,6 +25,7 @@ KEYS = (
     "canvas",
     "batch",
     "divisor",
+    "smallest",
     "resize",
     "pixel_mean",
     "pixel_std",
@@ -45,12 +46,14 @@ def describe(
     model: str,
     class_names: Sequence[str],
     divisor: int,
+    smallest: int,
     check: dict[str, Any],
 ) -> dict[str, str]:
     """One entry for each of :data:`KEYS`.
 
     Args:
         model: a name for people.
+        divisor, smallest: of height and width of the network input, pixels.
         check: figures of :func:`~.checking.check_program`.
     """
     rule = ResizeRule.of(cfg)
@@ -64,6 +67,7 @@ def describe(
         "canvas": None if request.dynamic else [request.height, request.width],
         "batch": None if request.dynamic else request.batch,
         "divisor": divisor,
+        "smallest": smallest,
         "resize": rule._asdict(),
         "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": list(cfg.MODEL.PIXEL_STD),

@@ -48,7 +48,7 @@ def capture(program: CoreProgram, example: tuple[Tensor, ...], request: Request,
             opset_version=_OPSET,
             input_names=CORE_INPUTS[: len(example)],
             output_names=CORE_OUTPUTS,
-            dynamic_shapes=request.dynamic_shapes(program.detector.divisor, len(example)),
+            dynamic_shapes=request.dynamic_shapes(program.divisor, program.coarsest, len(example)),
             custom_translation_table=translations(),
             external_data=False,
             verbose=False,
@@ -57,7 +57,7 @@ def capture(program: CoreProgram, example: tuple[Tensor, ...], request: Request,
     model = exported.model_proto
     _drop_notes(model)
     if request.preprocess:
-        pictures = _picture_model(request, rule, program.detector.divisor)
+        pictures = _picture_model(request, rule, program.divisor)
         joined = [(f"resized_{name}", name) for name in CORE_INPUTS[: len(example)]]
         model = onnx.compose.merge_models(pictures, model, io_map=joined)
         outputs = {value.name: value for value in model.graph.output}
@@ -70,7 +70,7 @@ def capture(program: CoreProgram, example: tuple[Tensor, ...], request: Request,
 
 def resizer(program: CoreProgram, request: Request, rule: ResizeRule) -> Callable[[np.ndarray], np.ndarray]:
     """The resizing of a file alone: ``pictures`` to ``images``."""
-    pictures = load(_picture_model(request, rule, program.detector.divisor).SerializeToString())
+    pictures = load(_picture_model(request, rule, program.divisor).SerializeToString())
     return lambda batch: pictures(batch)[0]
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import onnxscript
 import torch
-from onnxscript import opset20 as op
+from onnxscript import opset20
 
 from ..ops import nms, roi_align  # noqa: F401  # they define the operators
 
 Value = Any  # of a graph that is being built
+op: Any = opset20  # its types are stricter than ONNX
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:

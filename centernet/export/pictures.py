@@ -61,12 +61,16 @@ class CoreProgram(nn.Module):
 
     Attributes:
         to_pictures: whether boxes come in pixels of the original pictures.
+        divisor: of height and width of the network input, pixels.
+        coarsest: stride of the coarsest map, pixels.
     """
 
     def __init__(self, detector: FixedSizeDetector, *, to_pictures: bool):
         super().__init__()
         self.detector = detector
         self.to_pictures = to_pictures
+        self.divisor = detector.divisor
+        self.coarsest = int(max(detector.model.proposal_generator.strides))  # type: ignore[union-attr, arg-type]
 
     def forward(
         self, images: Tensor, image_sizes: Tensor, picture_sizes: Tensor | None = None

@@ -15,6 +15,7 @@ __all__ = ["CORE_INPUTS", "CORE_OUTPUTS", "SUFFIXES", "Format", "Request", "miss
 Format = Literal["onnx", "torchscript", "torch_export"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".ts", "torch_export": ".pt2"}
+_LARGEST_SIDE = 16384  # pixels
 CORE_INPUTS = ["images", "image_sizes", "picture_sizes"]
 CORE_OUTPUTS = ["boxes", "scores", "classes", "valid"]
 
@@ -54,8 +55,8 @@ class Request:
             )
         if not self.preprocess and (self.height % divisor or self.width % divisor):
             raise UserError(
-                f"this model takes heights and widths that are multiples of {divisor}, not {self.height} x {self.width}: "
-                "give such, or have the file resize the pictures (preprocess)"
+                f"this model takes heights and widths that are multiples of {divisor}, not {self.height} x "
+                f"{self.width}: give such, or have the file resize the pictures (preprocess)"
             )
         if self.format == "torch_export" and self.preprocess and self.dynamic:
             raise UserError(
@@ -90,12 +91,23 @@ class Request:
         """Batch, height and width of the input, names where they are free."""
         return ("batch", "height", "width") if self.dynamic else (self.batch, self.height, self.width)
 
-    def dynamic_shapes(self, divisor: int, count: int) -> tuple[dict[int, Any], ...] | None:
+    def smallest(self, coarsest: int) -> int:
+        """Least height and width of the network input, pixels, where they are free.
+
+        Args:
+            coarsest: stride of the coarsest map, pixels. torch.export takes a map of one row for a different program.
+        """
+        return coarsest + 1 if self.dynamic and self.format == "torch_export" else 1
+
+    def dynamic_shapes(self, divisor: int, coarsest: int, count: int) -> tuple[dict[int, Any], ...] | None:
         """For ``torch.export``: what is free in ``count`` inputs of the core."""
         if not self.dynamic:
             return None
-        batch = torch.export.Dim("batch")
-        rows, columns = (divisor * torch.export.Dim(name) for name in ("rows", "columns"))
+        batch = torch.export.Dim("batch", min=1, max=1024)
+        least = -(-self.smallest(coarsest) // divisor)
+        rows, columns = (
+            divisor * torch.export.Dim(name, min=least, max=_LARGEST_SIDE // divisor) for name in ("rows", "columns")
+        )
         return ({0: batch, 2: rows, 3: columns}, *({0: batch} for _ in range(count - 1)))
 
 

@@ -20,9 +20,9 @@ def capture(program: CoreProgram, example: tuple[Tensor, ...], request: Request,
     """The model as a ``torch.export.ExportedProgram``."""
     captured: nn.Module = program
     if request.preprocess:
-        captured = PictureProgram(program, rule, program.detector.divisor, to_pictures=request.postprocess)
+        captured = PictureProgram(program, rule, program.divisor, to_pictures=request.postprocess)
         example = (torch.zeros((request.batch, request.height, request.width, 3), dtype=torch.uint8),)
-    shapes = request.dynamic_shapes(program.detector.divisor, len(example))
+    shapes = request.dynamic_shapes(program.divisor, program.coarsest, len(example))
     with torch.no_grad(), capturing("export"):
         return torch.export.export(captured.eval(), example, dynamic_shapes=shapes, strict=True)
 

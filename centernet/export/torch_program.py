@@ -14,7 +14,7 @@ __all__ = ["TorchProgram", "resizer"]
 
 def resizer(program: CoreProgram, request: Request, rule: ResizeRule) -> Callable[[np.ndarray], np.ndarray]:
     """The resizing of a file alone: ``pictures`` to ``images``."""
-    pictures = PictureProgram(program, rule, program.detector.divisor, to_pictures=request.postprocess)
+    pictures = PictureProgram(program, rule, program.divisor, to_pictures=request.postprocess)
     return lambda batch: pictures.resize(torch.from_numpy(batch))[0].numpy()
 
 

@@ -25,7 +25,7 @@ def capture(program: CoreProgram, example: tuple[Tensor, ...], request: Request,
         traced = torch.jit.trace(program.eval(), example, check_trace=False)
         if not request.preprocess:
             return traced
-        divisor = program.detector.divisor
+        divisor = program.divisor
         return torch.jit.script(PictureProgram(traced, rule, divisor, to_pictures=request.postprocess).eval())
 
 
