@@ -18,4 +18,4 @@ def published_test_model(seed: int = 0):
         scale = np.float32(1 / np.sqrt(value.shape[1])) if value.ndim >= 2 else np.float32(0.05)
         state[key] = torch.from_numpy(z * scale)
     network.load_state_dict(state)
-    return velo_lstm.VeloLSTMMotion(network, mode="parity")
+    return velo_lstm.VeloLSTMMotion(network.eval(), mode="parity")
