@@ -23,6 +23,7 @@ from .modeling import (
     build_p67_resnet_fpn_backbone,
     build_resnet_bifpn_backbone,
 )
+from .tracking3d.modeling import QD3DT  # noqa: F401  registers the wing's models
 
 if TYPE_CHECKING:
     from .inference import Predictor

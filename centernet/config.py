@@ -7,6 +7,8 @@ Pixels are pixels of the network input (after resizing); probabilities are in [0
 
 from detectron2.config import CfgNode as CN
 
+from .tracking3d.config import add_tracking3d_config
+
 __all__ = ["add_centernet_config"]
 
 
@@ -18,6 +20,7 @@ def add_centernet_config(cfg: CN) -> None:
     cfg.MODEL.WEIGHTS_STRICT = True  # refuse weights that do not fit; False: take what fits (see centernet.weights)
     cfg.MODEL.CENTERNET = _first_stage()
     cfg.MODEL.BIFPN = _bifpn()
+    add_tracking3d_config(cfg)
     cfg.MODEL.DLA = _dla()
     cfg.MODEL.TIMM = _timm()
     _add_box_head(cfg.MODEL.ROI_BOX_HEAD)

@@ -6,6 +6,7 @@ Caffe2                    ``res2_0_branch2a_w``: detectron2's own conversion, th
 a body                    names equal those below a prefix of the model (``backbone.bottom_up.``, ``backbone.base.``,
                           ...): detectron2's and Res2Net's converted files, DLA, timm
 torchvision, Res2Net      ``layer1.0.conv1.weight``: renamed, then as a body
+QD-3DT                    ``bbox_3d_head.fc_dep.weight``: converted by :mod:`centernet.tracking3d.weights`
 those of timm_names       MobileNetV2, EfficientNet-Lite0, Swin, ConvNeXt: renamed to timm's, then as a body
 ========================  ==========================================================================================
 
@@ -22,6 +23,7 @@ import torch
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor
 
+from ..tracking3d import weights as qd3dt
 from . import timm_names
 
 __all__ = ["Match", "is_caffe2", "is_constant", "match_names", "may_lack"]
@@ -97,6 +99,9 @@ def _without_first_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | No
 
 def _match(model: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Match | None:
     """The layout of names as they are; None if few of them have a place in the model."""
+    if qd3dt.is_released(tensors):
+        released = qd3dt.convert_released(tensors)
+        return Match("QD-3DT", released.tensors, "", released.unused)
     own = {name.partition(".")[0] for name in model}
     if sum(name.partition(".")[0] in own for name in tensors) >= len(tensors) / 2:
         return Match("a whole detector", dict(tensors), "", [])

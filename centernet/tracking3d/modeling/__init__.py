@@ -1,0 +1,18 @@
+"""The detector of the wing: backbones, proposals, heads and the meta-architecture. Importing this package registers them
+with detectron2."""
+
+from .anchors import LegacyAnchorGenerator
+from .backbone import DLAUpPyramid, build_tracking3d_dla_backbone, build_tracking3d_resnet_fpn_backbone
+from .meta_arch import QD3DT
+from .roi_heads import QD3DTROIHeads
+from .rpn import LegacyRPN
+
+__all__ = [
+    "QD3DT",
+    "DLAUpPyramid",
+    "LegacyAnchorGenerator",
+    "LegacyRPN",
+    "QD3DTROIHeads",
+    "build_tracking3d_dla_backbone",
+    "build_tracking3d_resnet_fpn_backbone",
+]
