@@ -106,8 +106,17 @@ def quasi_dense_losses(pairs: Sequence[KeyReference], *, mode: Mode = "modern") 
     }
 
 
+def _products(key: Tensor, reference: Tensor) -> Tensor:
+    with torch.autocast(key.device.type, enabled=False):  # in half precision large products are off by whole numbers
+        return at_least_float32(key) @ at_least_float32(reference).T
+
+
+def _cosines(key: Tensor, reference: Tensor) -> Tensor:
+    return _products(F.normalize(at_least_float32(key), dim=1), F.normalize(at_least_float32(reference), dim=1))
+
+
 def _contrastive_loss(pair: KeyReference, matched: Tensor, mode: Mode) -> Tensor:
-    similarity = at_least_float32(pair.key) @ at_least_float32(pair.reference).T
+    similarity = _products(pair.key, pair.reference)
     positive = pair.key_ids[:, None] == pair.reference_ids
     losses = contrastive_losses(similarity, positive, _LIMIT if mode == "parity" else None)
     number = matched.sum()
@@ -117,7 +126,7 @@ def _contrastive_loss(pair: KeyReference, matched: Tensor, mode: Mode) -> Tensor
 
 def _cosine_distances(pair: KeyReference, matched: Tensor, mode: Mode) -> tuple[Tensor, Tensor]:
     """Summed squared distances of one picture's pairs that count, and the number of those pairs."""
-    cosine = F.normalize(at_least_float32(pair.key), dim=1) @ F.normalize(at_least_float32(pair.reference), dim=1).T
+    cosine = _cosines(pair.key, pair.reference)
     if mode == "parity":  # which takes the unmatched for the first object, and skips a picture with one matched row
         ids, counted = pair.key_ids.clamp(min=0), (matched.sum() != 1).expand_as(matched)
     else:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from centernet.tracking3d.ops.quasi_dense import (
     KeyReference,
+    _cosines,
+    _products,
     contrastive_losses,
     quasi_dense_losses,
     reference_identities,
@@ -44,8 +46,8 @@ def test_losses_and_gradients_are_the_published_ones(reference, assert_close, ca
     golden = reference("losses")
     groups, pairs = published(golden, case)
     for i, pair in enumerate(pairs):
-        similarity = pair.key @ pair.reference.T
-        assert_close(similarity, golden(f"emb_{case}_sim{i}"), 1e-5)
+        assert_close(_products(pair.key, pair.reference), golden(f"emb_{case}_sim{i}"), 1e-5)
+        assert_close(_cosines(pair.key, pair.reference), golden(f"emb_{case}_cos{i}"), 1e-5)
     losses = quasi_dense_losses(pairs, mode="parity")
     for name, loss in losses.items():
         theirs = golden(f"emb_{case}_{name}")
@@ -140,6 +142,14 @@ def test_nothing_matched_gives_zeros_with_a_graph(mode, ids):
     assert losses["loss_iou"].isfinite()
     assert losses["loss_iou"].item() == 0 or mode == "parity"
     assert pair.key.grad.isfinite().all()
+
+
+def test_mixed_precision_changes_nothing():
+    pair = pair_of([2, 1, 0])
+    plain = quasi_dense_losses([pair])
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = quasi_dense_losses([pair])
+    assert all(torch.equal(mixed[name], plain[name]) for name in plain)
 
 
 def test_the_auxiliary_loss_takes_the_hardest_negatives():
