@@ -116,8 +116,8 @@ class CenterCodec:
     """Projected 3D centre <-> its offset from the centre of the 2D box, in pixels of the original picture.
 
     Attributes:
-        mode: ``"parity"`` decodes from a box centre that lies half a pixel of the resized picture too far to the left
-            and top (the mean of inclusive corners), while targets are made with the true one.
+        mode: ``"parity"`` decodes from a box centre that lies half a pixel too far to the left and top (the mean of
+            inclusive corners), while targets are made with the true one.
         scale: pixels per unit of the output.
     """
 
@@ -132,16 +132,16 @@ class CenterCodec:
         """Targets of offsets in pixels, ``[..., 2]`` both."""
         return at_least_float32(offset) / self.scale
 
-    def decode(self, code: Tensor, boxes: Tensor, resize_factor: Tensor | float = 1.0) -> Tensor:
+    def decode(self, code: Tensor, boxes: Tensor) -> Tensor:
         """Centres ``[..., 2]`` in original pixels.
 
         Args:
             code: float ``[..., 2]``.
-            boxes: float ``[..., 4]``, predicted, continuous ``xyxy``, original pixels.
-            resize_factor: resized / original size of the picture (parity only).
+            boxes: float ``[..., 4]``, predicted, continuous ``xyxy``, original pixels; for parity the published
+                inclusive ones with 1 added to their ends.
         """
         center = _middle(boxes) + self.scale * at_least_float32(code)
-        return center - 0.5 / resize_factor if self.mode == "parity" else center
+        return center - 0.5 if self.mode == "parity" else center
 
 
 def _middle(boxes: Tensor) -> Tensor:

@@ -42,8 +42,9 @@ def test_decoded_heads_are_the_published_ones(reference, assert_close):
     assert_close(golden("dec_cls").softmax(1), golden("dec_scores"), 1e-5)
     boxes = BoxCodec().decode(golden("dec_rois")[:, None, 1:] + END, golden("dec_reg").view(count, 4, 4))
     boxes = BoxCodec.clip(boxes, tuple(golden("dec_img_shape", torch.int64).tolist()), mode="parity")
-    assert_close((boxes - END) / scale, golden("dec_boxes"), 1e-5)
-    centers = CenterCodec("parity").decode(golden("dec_cen").view(count, 4, 2), boxes / scale, scale)
+    boxes = (boxes - END) / scale
+    assert_close(boxes, golden("dec_boxes"), 1e-5)
+    centers = CenterCodec("parity").decode(golden("dec_cen").view(count, 4, 2), boxes + END)
     assert_close(centers, golden("dec_centre"), 1e-5)
     assert_close(DepthCodec().decode(golden("dec_dep")), golden("dec_depth"), 1e-5)
     assert_close(decode_confidence(golden("dec_unc")), golden("dec_conf"), 1e-5)
@@ -202,7 +203,7 @@ def test_centers_come_back(rows):
     code = modern.encode(center, boxes)
     torch.testing.assert_close(code, parity.encode(center, boxes))
     torch.testing.assert_close(modern.decode(code, boxes), center, atol=1e-9, rtol=0)
-    torch.testing.assert_close(parity.decode(code, boxes, 2.0), center - 0.25, atol=1e-9, rtol=0)
+    torch.testing.assert_close(parity.decode(code, boxes), center - 0.5, atol=1e-9, rtol=0)
 
 
 @quick
