@@ -15,10 +15,14 @@ _logger = logging.getLogger(__name__)
 
 
 class Canvases:
-    """Pads batches to the smallest of a few canvases that holds them.
+    """Which size a batch is computed at: the smallest of a few canvases that holds it.
+
+    What is padded is seen by the model: GroupNorm takes its statistics over whole maps, padding included, as in batches
+    of pictures of different sizes. So nothing is padded unless canvases were asked for.
 
     Args:
-        sizes: heights and widths, pixels; none: the first 8 sizes that come are the canvases.
+        sizes: heights and widths, pixels; none: the first 8 sizes that come are the canvases, for batches of exactly
+            these sizes.
         divisor: heights and widths are multiples of it, pixels.
 
     Raises:
@@ -37,19 +41,19 @@ class Canvases:
         self._warned = False
 
     def place(self, images: Tensor) -> Tensor | None:
-        """``images`` ``[B, 3, H, W]``, padded with zeros on the right and below; None if no canvas holds them."""
+        """``images`` ``[B, 3, H, W]``, padded with zeros on the right and below; None if they fit no canvas."""
         height, width = images.shape[-2:]
         if self._learns and (height, width) not in self.sizes and len(self.sizes) < _MOST:
             self.sizes = sorted([*self.sizes, (height, width)], key=_area)
-        if self._learns and (height, width) in self.sizes:
+        if (height, width) in self.sizes:
             return images
-        for canvas in self.sizes:
+        for canvas in () if self._learns else self.sizes:
             if canvas[0] >= height and canvas[1] >= width:
                 return F.pad(images, (0, canvas[1] - width, 0, canvas[0] - height))
         if not self._warned:
             self._warned = True
             _logger.warning(
-                "A batch of %d x %d pixels is larger than any canvas of %s: such ones run as they are, more slowly",
+                "No canvas is for batches of %d x %d pixels (there are %s): such ones run as they are, more slowly",
                 height,
                 width,
                 ", ".join(f"{h} x {w}" for h, w in self.sizes),

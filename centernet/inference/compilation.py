@@ -1,18 +1,36 @@
 """``torch.compile`` of the heavy modules of a model, for calls that ask for it."""
 
 import logging
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["CompiledModules"]
+__all__ = ["CompiledModules", "in_compiler_thread"]
 
 _MOST_GRAPHS = 64  # of one function: sizes x batch sizes x modules of one class
 _logger = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=1)
+def _compiler_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="compiler")
+
+
+# a forked child has none of its parent's threads
+os.register_at_fork(after_in_child=_compiler_thread.cache_clear)
+
+
+def in_compiler_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, in the one thread that compiles: PyTorch 2.11 crashes where a thread goes on with what one
+    that has ended began. To run what is compiled, any thread will do."""
+    return _compiler_thread().submit(function, *args).result()
 
 
 class CompiledModules:

@@ -8,6 +8,7 @@ folded.
 
 import platform
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,11 +84,11 @@ def _cast(modules: Iterable[nn.Module], dtype: torch.dtype) -> None:
 
 def _takes(module: nn.Module, dtype: torch.dtype) -> None:
     """Have ``module`` given its first input in ``dtype``."""
+    module.register_forward_pre_hook(partial(_in_dtype, dtype))
 
-    def cast(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0].to(dtype), *args[1:])
 
-    module.register_forward_pre_hook(cast)
+def _in_dtype(dtype: torch.dtype, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (args[0].to(dtype), *args[1:])
 
 
 def _channels_last(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..modeling.fixed_size import FixedSizeDetector
 from ..ops.detections import PaddedDetections
 from .canvases import Canvases
-from .compilation import CompiledModules
+from .compilation import CompiledModules, in_compiler_thread
 from .cuda_graphs import CUDAGraphs
 from .fold_norms import fold_norms
 from .low_precision import DTYPES, fastest_precision, place_in_memory, use_precision
@@ -43,7 +43,8 @@ def optimize_detector(
         compile: backbone, first-stage head and box heads go through ``torch.compile`` at the first batch of a size.
             None: on GPUs; on CPUs oneDNN's kernels are what takes the time, and a compiled model is 0 to 5 % faster.
         canvases: heights and widths in pixels that batches are padded to if ``compile`` or ``cuda_graphs``; larger
-            batches run uncompiled. None given: every size is its own, up to 8.
+            batches run uncompiled. Padding changes results (GroupNorm sees it). None given: nothing is padded, and the
+            first 8 sizes that come are compiled.
         cuda_graphs: replay one graph a canvas and batch size; None: on GPUs.
 
     Raises:
@@ -80,7 +81,8 @@ def _small_run(detector: FixedSizeDetector) -> tuple[list[Tensor], Any]:
 
 
 class OptimizedDetector(FixedSizeDetector):
-    """What :func:`optimize_detector` returns. May be called from several threads."""
+    """What :func:`optimize_detector` returns. May be called from several threads; copied and pickled if nothing is
+    compiled."""
 
     def __init__(self, model: nn.Module, canvases: Canvases, *, compile: bool, cuda_graphs: bool) -> None:
         """``model`` is the detector's own: its heavy modules get other forward methods."""
@@ -95,45 +97,53 @@ class OptimizedDetector(FixedSizeDetector):
         """See :meth:`.FixedSizeDetector.forward`. The first batch of a size takes long if it is compiled."""
         return self.detect_with_objectness(images, image_sizes)[0]
 
-    @torch.inference_mode()
     def detect_with_objectness(self, images: Tensor, image_sizes: Tensor) -> tuple[PaddedDetections, Tensor]:
         """See :meth:`.FixedSizeDetector.detect_with_objectness`."""
         if self._compiled is None and self._graphs is None:
-            return super().detect_with_objectness(images, image_sizes)
+            return self._detect(images, image_sizes)
         with self._lock:
             placed = self._canvases.place(images)
         if placed is None:
-            return super().detect_with_objectness(images, image_sizes)
+            return self._detect(images, image_sizes)
         key = placed.shape, placed.dtype
         if key in self._prepared:
             return self._run(placed, image_sizes)
         with self._lock:
-            result = self._run(placed, image_sizes)
+            result = in_compiler_thread(self._run, placed, image_sizes)
             self._prepared.add(key)
-        return result
+        return result  # type: ignore[no-any-return]
 
     def warm_up(self, batch_sizes: Sequence[int] = (1,), *, dtype: torch.dtype = torch.uint8) -> None:
-        """Compile and capture ahead, for all canvases and for batches of ``batch_sizes`` images of ``dtype``."""
+        """Compile and capture ahead, for all canvases so far and for batches of ``batch_sizes`` images of ``dtype``."""
         device: Any = self.model.pixel_mean.device
         for height, width in self._canvases.sizes:
             for batch in batch_sizes:
                 images = torch.zeros((batch, 3, height, width), dtype=dtype, device=device)
                 self(images, torch.tensor([[height, width]] * batch, device=device))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_lock": threading.Lock()})
+
     def _run(self, images: Tensor, image_sizes: Tensor) -> tuple[PaddedDetections, Tensor]:
-        if self._graphs is None:
-            return self._detect(images, image_sizes)
-        try:
-            return self._graphs(images, image_sizes)  # type: ignore[no-any-return]
-        except RuntimeError as error:
-            result = self._detect(images, image_sizes)  # raises again if it was not the capture
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            _logger.warning("This model runs without CUDA graphs: %s", reason)
-            self._graphs = None
-            return result
+        with self._compiled.active() if self._compiled else nullcontext():
+            graphs = self._graphs
+            if graphs is None:
+                return self._detect(images, image_sizes)
+            try:
+                return graphs(images, image_sizes)  # type: ignore[no-any-return]
+            except RuntimeError as error:
+                result = self._detect(images, image_sizes)  # raises again if it was not the capture
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                _logger.warning("This model runs without CUDA graphs: %s", reason)
+                self._graphs = None
+                return result
 
     def _detect(self, images: Tensor, image_sizes: Tensor) -> tuple[PaddedDetections, Tensor]:
-        with self._compiled.active() if self._compiled else nullcontext():
+        # one mode whoever calls: a graph of the other is compiled anew
+        with torch.inference_mode(False), torch.no_grad():
             return super().detect_with_objectness(images, image_sizes)
 
     def _heavy_modules(self) -> list[nn.Module]:

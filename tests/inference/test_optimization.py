@@ -1,5 +1,6 @@
 """An optimised detector finds what the detector finds; what is compiled, padded and cast."""
 
+import pickle
 import threading
 
 import pytest
@@ -153,13 +154,13 @@ def test_batches_are_padded_to_a_canvas(cascade, without_compiler, caplog):
     assert [shape[0] for shape in without_compiler[2:]] == [2 * PROPOSALS] * 3
     for one, other in zip(result, plain(torch.nn.functional.pad(images, (0, 128)), sizes), strict=True):
         assert torch.equal(one, other)
-    del without_compiler[:]
+    without_compiler.clear()
     for _ in range(2):
         large = batch(384, 128, [(384, 128)])
         assert torch.equal(fast(*large).boxes, plain(*large).boxes)
     assert not without_compiler
     assert caplog.messages == [
-        "A batch of 384 x 128 pixels is larger than any canvas of 128 x 256, 256 x 256: such ones run as they are, "
+        "No canvas is for batches of 384 x 128 pixels (there are 128 x 256, 256 x 256): such ones run as they are, "
         "more slowly"
     ]
 
@@ -171,12 +172,11 @@ def test_warm_up_runs_every_canvas_and_batch_size(cascade, without_compiler):
     assert images == [(1, 3, 128, 128), (2, 3, 128, 128), (1, 3, 128, 256), (2, 3, 128, 256)]
 
 
-def test_without_canvases_sizes_are_learnt():
+def test_without_canvases_sizes_are_learnt_and_nothing_is_padded():
     canvases = Canvases([], 32)
-    for n in range(1, 9):
+    for n in [*range(1, 9), 1]:
         assert canvases.place(torch.zeros(1, 3, 32 * n, 64)).shape[-2:] == (32 * n, 64)
-    assert canvases.place(torch.zeros(1, 3, 64, 32)).shape[-2:] == (64, 64)
-    assert canvases.place(torch.zeros(1, 3, 64, 96)) is None
+    assert canvases.place(torch.zeros(1, 3, 64, 32)) is None
     assert len(canvases.sizes) == 8
 
 
@@ -216,6 +216,22 @@ def test_threads_get_their_own_results(cascade, without_compiler):
         assert torch.equal(one.scores, other.scores)
 
 
+@torch.no_grad()
+def test_uncompiled_ones_can_be_sent_to_other_processes(cascade):
+    fast = optimize_detector(cascade, precision="bfloat16", compile=False)
+    sent = pickle.loads(pickle.dumps(fast))
+    assert torch.equal(sent(*batch()).boxes, fast(*batch()).boxes)
+
+
+def test_results_can_be_written_into(cascade):
+    fast = optimize_detector(cascade, precision="bfloat16", compile=False)
+    with torch.inference_mode():
+        images, sizes = batch()
+        result = fast(images.clone(), sizes.clone())
+    result.boxes.mul_(2)
+    assert not result.boxes.requires_grad
+
+
 def test_refusals(cascade):
     with pytest.raises(UserError, match="precision is 'int8'"):
         optimize_detector(cascade, precision="int8")
@@ -238,7 +254,10 @@ def test_compiled(cascade):
     """Really compiled: also the three box heads, which share their code and must not share weights."""
     plain = optimize_detector(cascade, precision="bfloat16", compile=False)
     fast = optimize_detector(cascade, precision="bfloat16", compile=True, canvases=[(128, 128)])
-    fast.warm_up([2])
+    for count in (1, 2):  # threads that end
+        thread = threading.Thread(target=fast.warm_up, args=([count],))
+        thread.start()
+        thread.join()
     counts = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert counts > 0
     assert found(fast(*batch()), plain(*batch()), 4.0, 0.1, share=0.8)
