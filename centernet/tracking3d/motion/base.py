@@ -32,15 +32,15 @@ class MotionModel(Protocol):
         """State of new tracks, first seen as ``box7``: float ``[N, 7]``, N may be 0. dtype and device are those of
         ``box7``."""
 
-    def predict(self, state: Any, advance: Tensor, elapsed: float = 1.0) -> tuple[Any, Tensor]:
+    def predict(self, state: Any, advance: Tensor, elapsed: float | Tensor = 1.0) -> tuple[Any, Tensor]:
         """One prediction for every track; its age grows by one.
 
         Args:
             state: of M tracks.
             advance: bool ``[M]``, whether the prediction becomes the state (the first prediction of a track does not,
                 as published; the Kalman filter does not care, as published).
-            elapsed: how many steps of the model lie between the last prediction and this one; models without a notion
-                of time take it for 1.
+            elapsed: how many steps of the model lie between the last prediction and this one, one number or float
+                ``[M, 1]``; models without a notion of time take it for 1.
 
         Returns:
             the new state and the prediction, float ``[M, 10]``.

@@ -37,7 +37,7 @@ class ConstantPosition:
         return ConstantPositionState(age, torch.cat((box7, box7.new_zeros(len(box7), 3)), 1))
 
     def predict(
-        self, state: ConstantPositionState, advance: Tensor, elapsed: float = 1.0
+        self, state: ConstantPositionState, advance: Tensor, elapsed: float | Tensor = 1.0
     ) -> tuple[ConstantPositionState, Tensor]:
         """See :class:`.base.MotionModel`; ``advance`` and ``elapsed`` change nothing."""
         return replace(state, age=state.age + 1), state.vector

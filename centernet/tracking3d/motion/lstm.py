@@ -1,8 +1,8 @@
 """Recurrent networks that refine and predict boxes: what they share, and the plain one.
 
-Two LSTMs, one to blend what is predicted with what is seen, one to predict; each has a hidden state that lasts as long as
-the track. Locations are ``[X, Y, Z, yaw, h, w, l]`` (metres, radians; D = 7), displacements their change per step.
-Parameters have the published names, so that a published state dict loads as it is.
+Two LSTMs, one to blend what is predicted with what is seen, one to predict; each has a hidden state for every track.
+Locations are ``[X, Y, Z, yaw, h, w, l]`` (metres, radians; D = 7), displacements their change per step. Parameters
+have the published names, so that a published state dict loads as it is.
 """
 
 import torch

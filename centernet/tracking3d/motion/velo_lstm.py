@@ -15,6 +15,8 @@ from .yaw import align_yaw
 
 __all__ = ["LSTMMotionState", "VeloLSTM", "VeloLSTMMotion"]
 
+_HEADING_MEMORY = 0.8
+
 
 class VeloLSTM(LocConfLSTM):
     """Sees displacements alone, so the origin of the world does not matter; 532,160 parameters.
@@ -54,6 +56,8 @@ class LSTMMotionState(MotionState):
             the other way; parity mode.
         mean_yaw: float ``[M]``, of these at the last update; parity mode.
         since: float ``[M]``, steps since the track was seen; modern mode.
+        heading: float ``[M]``, how many of the last sightings (older ones count less) looked the way that the track does,
+            minus those that looked the other way; modern mode.
         updates: int64 ``[M]``, how often the track was seen after the first time.
         refine_hidden, predict_hidden: float ``[M, 2, layers, hidden]``.
     """
@@ -64,6 +68,7 @@ class LSTMMotionState(MotionState):
     yaws: Tensor
     mean_yaw: Tensor
     since: Tensor
+    heading: Tensor
     updates: Tensor
     refine_hidden: Tensor
     predict_hidden: Tensor
@@ -75,9 +80,9 @@ class VeloLSTMMotion:
     Args:
         network: on the device of the boxes. In ``eval()`` nothing is recorded for gradients; boxes keep their dtype.
         mode: ``"parity"``: a displacement is between two sightings, however long they lie apart, yaw is subtracted as a
-            number, and the history of yaw is mended after half turns, as published. ``"modern"``: displacements are per
-            step, predictions go as far as the time that has passed, and yaw differences are between headings turned to
-            that of the observation. Each wants weights that were trained so.
+            number, and a track looks the way it was seen to look last, as published. ``"modern"``: displacements are per
+            step of the model, predictions go as far as the time that has passed, yaw differences are wrapped, and which
+            end of an object is its front is decided by the majority of its sightings. Each wants weights trained so.
 
     Source: QD-3DT's ``LSTM3DTracker``, which steps one track after the other.
     """
@@ -99,6 +104,7 @@ class VeloLSTMMotion:
             yaws=box7[:, 3:4].expand(-1, HISTORY + 1),
             mean_yaw=box7[:, 3],
             since=box7.new_zeros(count),
+            heading=box7.new_ones(count),
             updates=number,
             refine_hidden=hidden,
             predict_hidden=hidden,
@@ -133,7 +139,7 @@ class VeloLSTMMotion:
     def update(self, state: LSTMMotionState, index: Tensor, box7: Tensor, confidence: Tensor) -> LSTMMotionState:
         """See :class:`.base.MotionModel`."""
         with torch.set_grad_enabled(self._learns):
-            return state.put(index, self.seen(state.select(index), box7, confidence))
+            return state.put(index, self._seen(state.select(index), box7, confidence))
 
     def current(self, state: LSTMMotionState) -> Tensor:
         """See :class:`.base.MotionModel`."""
@@ -143,18 +149,14 @@ class VeloLSTMMotion:
     def _learns(self) -> bool:
         return self.network.training and torch.is_grad_enabled()
 
-    def seen(self, state: LSTMMotionState, box7: Tensor, confidence: Tensor) -> LSTMMotionState:
-        """State after every track was seen as ``box7 [M, 7]``."""
-        # the first time, what is seen stands for the prediction too, as in training
-        first = state.age == 1 if self.mode == "parity" else state.updates == 0
-        predicted = torch.where(first[:, None], box7, state.vector[:, :7])
-        predicted = with_yaw(predicted, align_yaw(predicted[:, 3], box7[:, 3]))
+    def _seen(self, state: LSTMMotionState, box7: Tensor, confidence: Tensor) -> LSTMMotionState:
         seen = self._seen_parity if self.mode == "parity" else self._seen_modern
-        return replace(seen(state, predicted, box7, confidence), updates=state.updates + 1)
+        return replace(seen(state, box7, confidence), updates=state.updates + 1)
 
-    def _seen_parity(
-        self, state: LSTMMotionState, predicted: Tensor, box7: Tensor, confidence: Tensor
-    ) -> LSTMMotionState:
+    def _seen_parity(self, state: LSTMMotionState, box7: Tensor, confidence: Tensor) -> LSTMMotionState:
+        # the first time, what is seen stands for the prediction too, as in training
+        predicted = torch.where((state.age == 1)[:, None], box7, state.vector[:, :7])
+        predicted = with_yaw(predicted, align_yaw(predicted[:, 3], box7[:, 3]))
         refined, hidden = self.network.refine(predicted, box7, state.previous, confidence, state.refine_hidden)
         refined = with_yaw(refined, wrap_angle(refined[:, 3]))
         apart = (box7[:, 3] - state.mean_yaw).abs()
@@ -176,11 +178,16 @@ class VeloLSTMMotion:
             refine_hidden=hidden,
         )
 
-    def _seen_modern(
-        self, state: LSTMMotionState, predicted: Tensor, box7: Tensor, confidence: Tensor
-    ) -> LSTMMotionState:
-        # relative to where the track was, looking the way it is seen to look: half turns are no motion
-        previous = with_yaw(state.previous, align_yaw(state.previous[:, 3], box7[:, 3]))
+    def _seen_modern(self, state: LSTMMotionState, box7: Tensor, confidence: Tensor) -> LSTMMotionState:
+        # which end is the front is voted on; the half turn that a detection differs by is no motion
+        agrees = wrap_angle(box7[:, 3] - state.vector[:, 3]).abs() <= math.pi / 2
+        heading = _HEADING_MEMORY * state.heading + torch.where(agrees, 1.0, -1.0)
+        turn = math.pi * (heading < 0).to(box7.dtype)
+        yaw = wrap_angle(state.vector[:, 3] + turn)
+        box7 = with_yaw(box7, align_yaw(box7[:, 3], yaw))
+        previous = with_yaw(state.previous, yaw - wrap_angle(yaw - state.previous[:, 3] - turn))
+        first = (state.updates == 0)[:, None]
+        predicted = torch.where(first, box7, with_yaw(state.vector[:, :7], yaw))
         steps = state.since.clamp(min=1e-3)[:, None]
         moved, hidden = self.network.refine(
             (predicted - previous) / steps,
@@ -197,6 +204,7 @@ class VeloLSTMMotion:
             previous=refined,
             displacements=_shifted(state, moved),
             since=torch.zeros_like(state.since),
+            heading=heading.abs(),
             refine_hidden=hidden,
         )
 
