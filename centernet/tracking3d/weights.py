@@ -1,7 +1,7 @@
 """The published QD-3DT checkpoints' tensors under the names of our models.
 
-Classes lose the background slot of the 3D head and of the box deltas, and have it last in the class logits. Anchors keep
-their order, which :class:`~.modeling.anchors.LegacyAnchorGenerator` has, too. This module needs no model.
+Classes lose the background slot of the 3D head and of the box deltas, and have it last in the class logits. Anchors
+keep their order, which :class:`~.modeling.anchors.LegacyAnchorGenerator` has, too. This module needs no model.
 """
 
 import re
@@ -96,8 +96,8 @@ def convert_released(tensors: Mapping[str, Tensor]) -> Converted:
         tensors: of the file's ``state_dict``, by the published names.
 
     Raises:
-        UserError: a name is not one of a published QD-3DT detector; those of deformable convolutions, which no published
-            config has, among them.
+        UserError: a name is not one of a published QD-3DT detector; those of deformable convolutions, which no
+            published config has, among them.
     """
     converted, unused, unknown, dropped = {}, [], [], 0
     for name, value in tensors.items():

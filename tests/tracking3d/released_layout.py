@@ -3,6 +3,7 @@ reference data."""
 
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -178,3 +179,12 @@ def recipe_picture(tag: str, height: int, width: int, seed: int = 0) -> Tensor:
     waves = np.cos(angle[None] + phase[:, :, None, None])
     picture = (a[:, :, None, None] / np.sqrt(6) * waves).sum(1) + 0.3 * noise
     return torch.from_numpy(picture.astype(np.float32))
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "tracking3d"
+LAYOUTS = {  # body, classes with the background, anchors a cell
+    "QD3DT_R101_nuScenes": ("resnet101", 12, 10),
+    "QD3DT_R101_Waymo": ("resnet101", 5, 10),
+    "QD3DT_DLA34_KITTI": ("dla34", 7, 20),
+    "QD3DT_DLA34_KITTI_subtrain": ("dla34", 7, 20),
+}

@@ -1,5 +1,5 @@
-"""The detector of the wing: backbones, proposals, heads and the meta-architecture. Importing this package registers them
-with detectron2."""
+"""The detector of the wing: backbones, proposals, heads and the meta-architecture. Importing this package registers
+them with detectron2."""
 
 from .anchors import LegacyAnchorGenerator
 from .backbone import DLAUpPyramid, build_tracking3d_dla_backbone, build_tracking3d_resnet_fpn_backbone

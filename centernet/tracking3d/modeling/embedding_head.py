@@ -40,9 +40,7 @@ class EmbeddingHead(nn.Module):
         layers, channels = [], in_channels
         for _ in range(options.convs):
             norm = get_norm(options.norm, options.channels)
-            conv = Conv2d(
-                channels, options.channels, 3, padding=1, bias=norm is None, norm=norm, activation=nn.ReLU()
-            )
+            conv = Conv2d(channels, options.channels, 3, padding=1, bias=norm is None, norm=norm, activation=nn.ReLU())
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             layers.append(conv)
             channels = options.channels

@@ -82,8 +82,8 @@ class QD3DT(GeneralizedRCNN):
     ) -> list[dict[str, Instances]]:
         """``{"instances": Instances}`` of each picture, in pixels of the original and metres of the camera frame:
         ``pred_boxes``, ``scores`` (of the class), ``pred_classes``, ``pred_depth`` ``[N]``, ``pred_depth_confidence``
-        ``[N]``, ``pred_dims`` ``[N, 3]`` (h, w, l), ``pred_alpha`` ``[N]``, ``pred_center2d`` ``[N, 2]``, ``embeddings``
-        ``[N, E]``."""
+        ``[N]``, ``pred_dims`` ``[N, 3]`` (h, w, l), ``pred_alpha`` ``[N]``, ``pred_center2d`` ``[N, 2]`` and
+        ``embeddings`` ``[N, E]``."""
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         proposals, _ = self.proposal_generator(images, features, None)
@@ -99,13 +99,15 @@ class QD3DT(GeneralizedRCNN):
         missing = [i for i, x in enumerate(batched_inputs) if "reference" not in x]
         if missing:
             raise UserError(
-                f"picture {missing[0]} of the batch has no 'reference': QD3DT trains on pairs, so use the pair mapper of "
-                "centernet.tracking3d.data"
+                f"picture {missing[0]} of the batch has no 'reference': QD3DT trains on pairs, so use the pair mapper "
+                "of centernet.tracking3d.data"
             )
         count = len(batched_inputs)
         images = self.preprocess_image([*batched_inputs, *(x["reference"] for x in batched_inputs)])
         features = self.backbone(images.tensor)
-        key, reference = ({name: x[part] for name, x in features.items()} for part in (slice(count), slice(count, None)))
+        key, reference = (
+            {name: x[part] for name, x in features.items()} for part in (slice(count), slice(count, None))
+        )
         truth = [x["instances"].to(self.device) for x in batched_inputs]
         reference_truth = [x["reference"]["instances"].to(self.device) for x in batched_inputs]
         key_images = ImageList(images.tensor[:count], images.image_sizes[:count])
@@ -132,8 +134,8 @@ class QD3DT(GeneralizedRCNN):
             if self.needs_focal:
                 if "intrinsics" not in x:
                     raise UserError(
-                        "a picture has no 'intrinsics': with MODEL.TRACKING3D.REFERENCE_FOCAL depth depends on the focal "
-                        "length, so give each picture its camera matrix"
+                        "a picture has no 'intrinsics': with MODEL.TRACKING3D.REFERENCE_FOCAL depth depends on the "
+                        "focal length, so give each picture its camera matrix"
                     )
                 focal = float(x["intrinsics"][0][0]) * resize[0]
             pictures.append(Picture((int(size[0]), int(size[1])), resize, focal))

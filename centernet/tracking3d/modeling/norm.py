@@ -9,7 +9,8 @@ __all__ = ["FixedStatisticsNorm", "fix_statistics"]
 class FixedStatisticsNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm that always uses its running statistics and never changes them.
 
-    Its state dict is that of ``BatchNorm2d``. detectron2's ``FrozenBatchNorm2d`` would keep scale and shift constant too.
+    Its state dict is that of ``BatchNorm2d``. detectron2's ``FrozenBatchNorm2d`` would keep scale and shift constant,
+    too.
     """
 
     def forward(self, x: Tensor) -> Tensor:

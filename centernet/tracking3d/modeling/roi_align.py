@@ -1,7 +1,7 @@
 """ROIAlign of boxes of any size, with cell values at cell corners, as the published models pool.
 
-torchvision's ``aligned=False`` enlarges boxes below one cell; its ``aligned=True`` does not, but moves every box by half a
-cell. Moving the boxes half a cell the other way first leaves exactly the published samples.
+torchvision's ``aligned=False`` enlarges boxes below one cell; its ``aligned=True`` does not, but moves every box by
+half a cell. Moving the boxes half a cell the other way first leaves exactly the published samples.
 """
 
 import torch

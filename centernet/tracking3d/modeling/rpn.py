@@ -28,7 +28,9 @@ _BETA = 1 / 9  # of the smooth L1
 _CLAIM_FROM = 0.3  # IoU below which no box claims an anchor
 
 
-def rpn_losses(logits: Sequence[Tensor], deltas: Sequence[Tensor], labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def rpn_losses(
+    logits: Sequence[Tensor], deltas: Sequence[Tensor], labels: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
     """Losses of sampled anchors of a batch.
 
     Args:
@@ -141,10 +143,11 @@ class LegacyRPN(RPN):
     @torch.no_grad()
     def _targets(self, anchors: Boxes, gt_instances: list[Instances]) -> tuple[Tensor, Tensor]:
         """Labels ``[B, N]`` and encoded boxes ``[B, N, 4]`` of sampled anchors, see :func:`rpn_losses`."""
+        low, high = self.iou_thresholds
         labels, targets = [], []
         for instances in gt_instances:
             overlaps = pairwise_iou(instances.gt_boxes, anchors)
-            assigned = assign_boxes(overlaps, *self.iou_thresholds, _CLAIM_FROM)
+            assigned = assign_boxes(overlaps, low, high, _CLAIM_FROM)
             label = self._sampled(assigned)
             target = torch.zeros_like(anchors.tensor)
             positive = label == 1

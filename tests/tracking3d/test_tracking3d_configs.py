@@ -1,0 +1,123 @@
+"""Every YAML file of the wing builds a detector that trains on pairs and finds things in single pictures."""
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from released_layout import CONFIGS
+
+from centernet.config_file import load_config
+from centernet.errors import UserError
+from centernet.modeling.build import build_detector
+
+MODELS = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("Base"))
+# small enough for two CPU cores
+SMALL = [
+    *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32", "MODEL.TRACKING3D.EMBEDDING_HEAD.BATCH_SIZE_PER_IMAGE", "16"),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "64", "MODEL.RPN.POST_NMS_TOPK_TEST", "64", "TEST.DETECTIONS_PER_IMAGE", "20"),
+    *("MODEL.ROI_BOX_HEAD.CONV_DIM", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
+    *("MODEL.TRACKING3D.BOX3D_HEAD.CONV_DIM", "16", "MODEL.TRACKING3D.EMBEDDING_HEAD.CONV_DIM", "32"),
+    *("MODEL.TRACKING3D.EMBEDDING_HEAD.FC_DIM", "32", "MODEL.TRACKING3D.EMBEDDING_HEAD.SIZE", "8"),
+]
+FIELDS = {
+    "pred_depth": (), "pred_depth_confidence": (), "pred_dims": (3,), "pred_alpha": (), "pred_center2d": (2,),
+    "embeddings": (8,),
+}  # fmt: skip
+
+
+FAST = {("QD3DT_DLA34_KITTI", "parity"), ("QD3DT_R101_nuScenes", "modern")}
+CASES = [
+    pytest.param((path, mode), id=f"{path.stem}-{mode}", marks=() if (path.stem, mode) in FAST else pytest.mark.slow)
+    for path in MODELS
+    for mode in ("parity", "modern")
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def model(request):
+    path, mode = request.param
+    torch.manual_seed(0)
+    model = build_detector(load_config(path, [*SMALL, "MODEL.TRACKING3D.MODE", mode]))
+    for name, parameter in model.named_parameters():
+        if name.endswith("conv3.norm.weight"):  # without its weights a deep body with constant statistics explodes
+            torch.nn.init.constant_(parameter, 0.2)
+    return model
+
+
+def one_picture(height, width, objects):
+    corner = torch.rand(objects, 2) * torch.tensor([width - 20.0, height - 20.0])
+    truth = Instances((height, width))
+    truth.gt_boxes = Boxes(torch.cat((corner, corner + 4 + 16 * torch.rand(objects, 2)), dim=1))
+    truth.gt_classes = torch.zeros(objects, dtype=torch.int64)
+    truth.gt_depth = 5 + 40 * torch.rand(objects)
+    truth.gt_alpha = 6 * torch.rand(objects) - 3
+    truth.gt_dims = 1 + 3 * torch.rand(objects, 3)
+    truth.gt_center_offset = torch.randn(objects, 2)
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    return {"image": image, "height": height, "width": width, "instances": truth}
+
+
+def pair(height, width, objects):
+    """All but the last object are in the reference, too, in the opposite order."""
+    key, reference = one_picture(height, width, objects), one_picture(height, width, objects)
+    key["instances"].gt_match = torch.arange(objects).flip(0)
+    key["instances"].gt_match[-1:] = -1
+    return {**key, "reference": reference}
+
+
+def test_detects(model):
+    model.eval()
+    found = [
+        x["instances"] for x in model([one_picture(96, 160, 0), {**one_picture(64, 96, 0), "height": 32, "width": 48}])
+    ]
+    assert [x.image_size for x in found] == [(96, 160), (32, 48)]
+    for x in found:
+        assert 0 < len(x) <= 20
+        size = torch.tensor([x.image_size[1], x.image_size[0]])
+        assert (x.pred_boxes.tensor >= 0).all()
+        assert (x.pred_boxes.tensor[:, 2:] <= size + 1).all()
+        for name, shape in FIELDS.items():
+            assert x.get(name).shape == (len(x), *shape)
+            assert x.get(name).isfinite().all()
+        assert ((x.pred_depth_confidence >= 0) & (x.pred_depth_confidence <= 1)).all()
+
+
+@pytest.mark.parametrize("objects", [(0, 0), (1, 0), (40, 2)], ids=["none", "one", "crowd"])
+def test_trains(model, objects):
+    model.train()
+    model.zero_grad(set_to_none=True)
+    with EventStorage():
+        losses = model([pair(64, 96, objects[0]), pair(96, 64, objects[1])])
+    assert len(losses) == 11
+    sum(losses.values()).backward()
+    trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, grad in trained.items() if grad is None or not grad.isfinite().all()] == []
+
+
+def test_statistics_stay_and_scales_train(model):
+    model.train()
+    norms = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    with EventStorage():
+        model([pair(64, 96, 3)])
+    assert norms
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in norms.items())
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad and ".norm." in name}
+    assert all(".stem." in name or ".res2." in name for name in frozen)
+
+
+def test_training_wants_pairs(model):
+    model.train()
+    with pytest.raises(UserError, match="picture 0 of the batch has no 'reference'"):
+        model([one_picture(64, 96, 1)])
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_the_constants_agree(path):
+    cfg = load_config(path)
+    node = cfg.MODEL.TRACKING3D
+    assert node.MODE == "parity"
+    assert len(node.CLASSES) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    assert all(node.CLASSES[label] in ("ignore", "dontcare") for label in node.HIDDEN_CLASSES)
+    assert max(cfg.SOLVER.STEPS) < cfg.SOLVER.MAX_ITER
+    assert pytest.approx(max(cfg.SOLVER.STEPS), rel=0.01) == cfg.SOLVER.MAX_ITER * 22 // 24
