@@ -13,25 +13,30 @@ from typing_extensions import Self
 class Batched:
     """Base of frozen dataclasses whose fields are tensors ``[M, ...]`` or records of ``M`` rows themselves.
 
-    Nothing changes in place: every method returns a new record.
+    Nothing changes in place: every method returns a new record. Every field is an argument of ``__init__``.
     """
 
     def __len__(self) -> int:
-        return len(getattr(self, fields(self)[0].name))
+        return next(iter(vars(self).values())).__len__()
 
     def _map(self, change: Callable[..., Tensor], *others: "Batched") -> Self:
-        changed = {}
-        for field in fields(self):
-            values = [getattr(record, field.name) for record in (self, *others)]
-            first = values[0]
-            changed[field.name] = first._map(change, *values[1:]) if isinstance(first, Batched) else change(*values)
-        return replace(self, **changed)
+        columns = zip(*(vars(record).values() for record in (self, *others)), strict=True)
+        return type(self)(
+            *(
+                values[0]._map(change, *values[1:]) if isinstance(values[0], Batched) else change(*values)
+                for values in columns
+            )
+        )
 
     def select(self, index: Tensor) -> Self:
         """The rows of ``index``: integer ``[K]``, or bool ``[M]``."""
         if index.dtype == torch.bool:
             index = index.nonzero().squeeze(1)
         return self._map(lambda value: value.index_select(0, index))
+
+    def first(self, count: int) -> Self:
+        """The first ``count`` rows, as views."""
+        return self._map(lambda value: value[:count])
 
     def put(self, index: Tensor, rows: Self) -> Self:
         """This record with the rows of ``index`` (integer ``[K]``, no row twice) replaced by ``rows`` (K of them)."""
@@ -63,4 +68,6 @@ class Batched:
 
 def concat(records: Sequence[Any]) -> Any:
     """Records of one type (at least one), one behind the other."""
+    if len(records) == 1:
+        return records[0]
     return records[0]._map(lambda *values: torch.cat(values), *records[1:])

@@ -14,6 +14,7 @@ from .memory import Entries, Sightings
 from .rules import TrackerRules
 
 _EPS = 1e-6  # added to every component of a difference, as published
+_TINY = 1e-8  # displacements and velocities below have no direction
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,12 @@ class Compared:
 
     def _direction(self, start: Tensor) -> Tensor:
         """1 for a displacement in the direction of the mean velocity, 0 for the opposite, 1/2 where either is 0."""
-        moved = self.seen.box7[:, None, :2] - start[:, :2]
-        return (F.cosine_similarity(moved, self.entries.velocity[None, :, :2], dim=2) + 1) / 2
+        (x, y), (start_x, start_y) = self.seen.box7[:, :2].unbind(1), start[:, :2].unbind(1)
+        velocity = self.entries.velocity[:, :2]
+        along_x, along_y = F.normalize(velocity, dim=1, eps=_TINY).unbind(1)
+        moved_x, moved_y = x[:, None] - start_x, y[:, None] - start_y
+        along = moved_x * along_x + moved_y * along_y
+        return (along / torch.hypot(moved_x, moved_y).clamp(min=_TINY) + 1) / 2
 
     def _scale(self, metres: float) -> Tensor:
         """Scale of distances by entry, float ``[M]``."""

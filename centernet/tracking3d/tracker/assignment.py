@@ -25,7 +25,7 @@ def assign(
     """Detections to entries.
 
     Args:
-        affinity: float ``[N, M]``; greedy assignment changes it.
+        affinity: float ``[N, M]``.
         strength: float ``[N]``, score times confidence of the depth.
         entry_ids: int64 ``[M]``.
         rules: thresholds, and ``assignment``: greedy goes through the detections in their order, and each takes the
@@ -35,24 +35,34 @@ def assign(
     entry = np.full(len(affinity), -1, dtype=np.int64)
     if affinity.size == 0:
         return Assigned(ids, entry)
-    pairs = _hungarian(affinity) if rules.assignment == "hungarian" else _best_left(affinity, rules.match_affinity)
-    for i, j in pairs:
-        if affinity[i, j] <= rules.match_affinity or entry_ids[j] < 0:
+    taken = np.zeros(len(entry_ids), dtype=np.bool_)
+    best_left = _best_left(affinity, rules.match_affinity, taken)
+    pairs = _hungarian(affinity) if rules.assignment == "hungarian" else best_left
+    for i, j, value in pairs:
+        if value <= rules.match_affinity or entry_ids[j] < 0:
             continue
         if strength[i] > rules.continue_score:
-            ids[i], entry[i] = entry_ids[j], j
-            affinity[i + 1 :, j] = 0  # taken
-        elif affinity[i, j] > rules.discard_affinity:
+            ids[i], entry[i], taken[j] = entry_ids[j], j, True
+        elif value > rules.discard_affinity:
             ids[i] = DISCARDED
     return Assigned(ids, entry)
 
 
-def _best_left(affinity: NDArray[np.floating], floor: float) -> Iterator[tuple[int, int]]:
-    for i in np.flatnonzero(affinity.max(1) > floor):  # taking entries away from the others makes no more of them
-        yield int(i), int(affinity[i].argmax())
+def _best_left(
+    affinity: NDArray[np.floating], floor: float, taken: NDArray[np.bool_]
+) -> Iterator[tuple[int, int, float]]:
+    """Pairs and their affinity, detection by detection; looks at what was ``taken`` after the ones before."""
+    best, values = affinity.argmax(1), affinity.max(1)
+    for i in np.flatnonzero(values > floor).tolist():  # taking entries away from the others makes no more of them
+        j, value = int(best[i]), float(values[i])
+        if taken[j]:
+            left = np.where(taken, 0, affinity[i])
+            j = int(left.argmax())
+            value = float(left[j])
+        yield i, j, value
 
 
-def _hungarian(affinity: NDArray[np.floating]) -> Iterator[tuple[int, int]]:
+def _hungarian(affinity: NDArray[np.floating]) -> Iterator[tuple[int, int, float]]:
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
@@ -60,4 +70,5 @@ def _hungarian(affinity: NDArray[np.floating]) -> Iterator[tuple[int, int]]:
             "Hungarian assignment needs the package scipy, which is not installed: install the extra 'tracking3d' or "
             "choose assignment 'greedy'"
         ) from error
-    return zip(*(found.tolist() for found in linear_sum_assignment(affinity, maximize=True)), strict=True)
+    rows, columns = linear_sum_assignment(affinity, maximize=True)
+    return zip(rows.tolist(), columns.tolist(), affinity[rows, columns].tolist(), strict=True)

@@ -52,7 +52,7 @@ class Tracks3D(NamedTuple):
             in parity mode.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuple.index is not needed
     ids: Tensor
     box7: Tensor
     xyz: Tensor

@@ -39,9 +39,12 @@ def distinct(seen: Sightings, rules: TrackerRules, mode: Mode) -> Tensor:
 
 
 def new_backdrops(seen: Sightings, candidates: Tensor, rules: TrackerRules) -> Tensor:
-    """Bool ``[N]``: the ``candidates`` (bool ``[N]``) that overlap no better detection, tracked or not."""
-    covered = (overlaps_2d(seen, seen.boxes, seen.view) > rules.low_score_iou).tril(-1).any(1)
-    return candidates & ~covered
+    """``candidates`` (int64 ``[K]``, rows of ``seen``) that overlap no better detection, tracked or not."""
+    if not len(candidates):
+        return candidates
+    covered = overlaps_2d(seen.select(candidates), seen.boxes, seen.view) > rules.low_score_iou
+    better = torch.arange(len(seen), device=candidates.device) < candidates[:, None]
+    return candidates[~(covered & better).any(1)]
 
 
 def _seen_by_another_camera(seen: Sightings, metres: float) -> Tensor:

@@ -52,8 +52,14 @@ def _lifted(
 ) -> Sightings:
     chosen = detections.select(index)
     here = Camera(*(value.to(device=index.device, dtype=dtype) for value in camera))
-    place = [value.to(dtype) for value in (chosen.center2d, chosen.depth, chosen.alpha, chosen.dims)]
-    boxes = lift_boxes(*place, here, mode=mode)
+    boxes = lift_boxes(
+        chosen.center2d.to(dtype),
+        chosen.depth.to(dtype),
+        chosen.alpha.to(dtype),
+        chosen.dims.to(dtype),
+        here,
+        mode=mode,
+    )
     return Sightings(
         index=index,
         boxes=chosen.boxes,

@@ -168,7 +168,7 @@ class QuasiDenseTracker:
         if len(tracks) and (len(seen) or self.mode == "modern"):
             entries = concat([tracks, *(entries for entries in self.backdrops if len(entries))])
             entries, predicted = self._predicted(entries, steps)
-            tracks = entries.select(torch.arange(len(tracks), device=entries.ids.device))
+            tracks = entries.first(len(tracks))
             affinity = Compared(seen, entries, predicted, self._age(entries), self.rules, self.mode).affinity()
         found = self._decide(seen, affinity, entries)
         return self._remember(seen, tracks, found)._replace(affinity=affinity, entries=entries)
@@ -208,7 +208,7 @@ class QuasiDenseTracker:
         ids = np.full(len(seen), BACKDROP, dtype=np.int64)
         entry = np.full(len(seen), -1, dtype=np.int64)
         if affinity is not None and entries is not None:
-            ids, entry = assign(affinity.cpu().numpy().copy(), facts[0], entries.ids.cpu().numpy(), self.rules)
+            ids, entry = assign(affinity.cpu().numpy(), facts[0], entries.ids.cpu().numpy(), self.rules)
         new = (ids == BACKDROP) & (facts[1] > self.rules.init_score)
         ids[new] = self.id_counter.take(int(new.sum()))
 
@@ -216,7 +216,8 @@ class QuasiDenseTracker:
             return torch.from_numpy(values).to(seen.index.device)
 
         matched = np.flatnonzero(entry >= 0)
-        return _Decided(rows(ids), rows(matched), rows(entry[matched]), rows(np.flatnonzero(new)))
+        untracked = np.flatnonzero(ids == BACKDROP)
+        return _Decided(rows(ids), rows(matched), rows(entry[matched]), rows(np.flatnonzero(new)), rows(untracked))
 
     def _remember(self, seen: Sightings, tracks: Entries, found: "_Decided") -> Matched:
         """Bring tracks and backdrops up to date."""
@@ -237,7 +238,7 @@ class QuasiDenseTracker:
         if self.mode == "parity":
             tracks = self._extrapolated(tracks, frame)
         tracks = concat([tracks, self._begun(seen, found.ids, found.new)])
-        backdrops = new_backdrops(seen, found.ids == BACKDROP, self.rules).nonzero().squeeze(1)
+        backdrops = new_backdrops(seen, found.untracked, self.rules)
         self.backdrops.insert(0, self._begun(seen, found.ids, backdrops))
         del self.backdrops[self.rules.backdrop_frames :]
         if self.mode == "parity":
@@ -297,7 +298,7 @@ class QuasiDenseTracker:
         try:
             empty = torch.zeros(0, dtype=torch.int64)
             boxes = torch.zeros(0, 7, dtype=self.dtype)
-            nothing = Sightings(*([empty] * 6), boxes, *([empty] * 3))
+            nothing = Sightings(empty, empty, empty, empty, empty, empty, boxes, empty, empty, empty)
             blank = begin(nothing, empty, self.motion.create(boxes), 0, 0.0)
             tracks = None if state["tracks"] is None else blank.restored(state["tracks"])
             backdrops = [blank.restored(entries) for entries in state["backdrops"]]
@@ -318,9 +319,11 @@ class QuasiDenseTracker:
 
 
 class _Decided(NamedTuple):
-    """``ids`` of all detections; rows of matched detections and of their entries; rows of those that begin tracks."""
+    """``ids`` of all detections; rows of matched detections and of their entries; of those that begin tracks; of those
+    without."""
 
     ids: Tensor
     detection: Tensor
     entry: Tensor
     new: Tensor
+    untracked: Tensor
