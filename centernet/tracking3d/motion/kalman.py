@@ -60,9 +60,7 @@ class KalmanMotion:
             covariance=torch.zeros_like(three),
         )
 
-    def predict(
-        self, state: KalmanState, advance: Tensor, elapsed: float | Tensor = 1.0
-    ) -> tuple[KalmanState, Tensor]:
+    def predict(self, state: KalmanState, advance: Tensor, elapsed: float | Tensor = 1.0) -> tuple[KalmanState, Tensor]:
         """See :class:`.base.MotionModel`; every track advances, whatever ``advance`` says, as published."""
         position, box, velocity = state.vector.split((3, 4, 3), 1)
         vector = torch.cat((position + elapsed * velocity, wrap_angle(box[:, :1]), box[:, 1:], velocity), 1)

@@ -64,7 +64,8 @@ def unroll_parity(network: MotionNetwork, windows: Windows) -> Unrolled:
     refine_hidden = predict_hidden = network.first_hidden(len(observed))
     previous, prediction = observed[:, 0], observed[:, 1]
     displacements = observed.new_zeros(len(observed), HISTORY, observed.shape[2])
-    refined, predicted = [], []
+    refined: list[Tensor] = []
+    predicted: list[Tensor] = []
     for t in range(1, observed.shape[1]):
         prediction = with_yaw(prediction, align_yaw(prediction[:, 3], observed[:, t, 3]))
         if predicted:

@@ -111,9 +111,7 @@ class LSTM(MotionNetwork):
         features = self.vel2feat(self._plain(displacements))
         return self._step(features, displacements, location, hidden)
 
-    def _step(
-        self, features: Tensor, displacements: Tensor, location: Tensor, hidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, features: Tensor, displacements: Tensor, location: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         output, hidden = run(self.pred_lstm, features, hidden)
         if not self.attends:
             return location + self.pred2vel(output[:, -1]), hidden

@@ -56,8 +56,8 @@ class LSTMMotionState(MotionState):
             the other way; parity mode.
         mean_yaw: float ``[M]``, of these at the last update; parity mode.
         since: float ``[M]``, steps since the track was seen; modern mode.
-        heading: float ``[M]``, how many of the last sightings (older ones count less) looked the way that the track does,
-            minus those that looked the other way; modern mode.
+        heading: float ``[M]``, sightings that looked the way that the track does minus those that looked the other way,
+            older ones counting less; modern mode.
         updates: int64 ``[M]``, how often the track was seen after the first time.
         refine_hidden, predict_hidden: float ``[M, 2, layers, hidden]``.
     """
@@ -80,9 +80,10 @@ class VeloLSTMMotion:
     Args:
         network: on the device of the boxes. In ``eval()`` nothing is recorded for gradients; boxes keep their dtype.
         mode: ``"parity"``: a displacement is between two sightings, however long they lie apart, yaw is subtracted as a
-            number, and a track looks the way it was seen to look last, as published. ``"modern"``: displacements are per
-            step of the model, predictions go as far as the time that has passed, yaw differences are wrapped, and which
-            end of an object is its front is decided by the majority of its sightings. Each wants weights trained so.
+            number, and a track looks the way it was seen to look last, as published. ``"modern"``: displacements are
+            per step of the model, predictions go as far as the time that has passed, yaw differences are wrapped, and
+            which end of an object is its front is decided by the majority of its sightings. Each wants weights that were
+            trained so.
 
     Source: QD-3DT's ``LSTM3DTracker``, which steps one track after the other.
     """
