@@ -115,7 +115,7 @@ def _overlap(boxes: Tensor, others: Tensor, threshold: float) -> Tensor:
 def _shape_only(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int, order_equals: bool
 ) -> Tensor:
-    return torch.empty((len(boxes), max(0, min(limit, boxes.shape[1]))), dtype=torch.int64, device=boxes.device)
+    return torch.empty((boxes.shape[0], max(0, min(limit, boxes.shape[1]))), dtype=torch.int64, device=boxes.device)
 
 
 _operator = define_once("nms_best", _nms_best, _shape_only)

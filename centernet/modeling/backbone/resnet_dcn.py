@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..layers.deform_conv import DeformConvKernel
+from .stem import pool_in_channels_last
 
 
 class DeformConvNorm(DeformConvKernel):
@@ -121,7 +122,9 @@ def build_resnet_body(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     node = cfg.MODEL.RESNETS
     deform = node.DEFORM_ON_PER_STAGE
     if not any(deform):
-        return build_resnet_backbone(cfg, input_shape)
+        body = build_resnet_backbone(cfg, input_shape)
+        pool_in_channels_last(body.stem)
+        return body
     check_deformable_depth(cfg)
     plain = cfg.clone()
     plain.defrost()
@@ -133,4 +136,5 @@ def build_resnet_body(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
             stage[i] = DeformableBottleneck(
                 block, modulated=node.DEFORM_MODULATED, deform_groups=node.DEFORM_NUM_GROUPS
             )
+    pool_in_channels_last(body.stem)
     return body.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)

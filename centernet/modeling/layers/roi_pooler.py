@@ -33,14 +33,15 @@ def use_all_cores(pooler: ROIPooler) -> ROIPooler:
     return pooler
 
 
-def pool_boxes(pooler: ROIPooler, maps: list[Tensor], boxes: Tensor) -> Tensor:
+def pool_boxes(pooler: ROIPooler, maps: list[Tensor], boxes: Tensor, *, fast: bool = False) -> Tensor:
     """What ``pooler`` makes of padded boxes ``[B, K, 4]`` (xyxy, pixels): ``[B * K, C, height, width]``.
 
-    By one operator of fixed shape; kinds of pooling other than ROIAlign go through ``pooler`` itself.
+    By one operator of fixed shape; kinds of pooling other than ROIAlign go through ``pooler`` itself. ``fast``: see
+    :func:`centernet.ops.roi_align.roi_align_levels`.
     """
     layers = list(pooler.level_poolers)
     if not all(isinstance(layer, ROIAlign) for layer in layers):
         return pooler(maps, [Boxes(b) for b in boxes.unbind()])  # type: ignore[no-any-return]
     size, scales = tuple(pooler.output_size), [layer.spatial_scale for layer in layers]
     rules = layers[0].sampling_ratio, layers[0].aligned, pooler.canonical_level, float(pooler.canonical_box_size)
-    return roi_align_levels(maps, boxes, size, scales, *rules)
+    return roi_align_levels(maps, boxes, size, scales, *rules, fast=fast)

@@ -28,9 +28,14 @@ from .box_predictor import ProbabilisticBoxPredictor
 
 
 class PaddedInference(nn.Module):
-    """Inference of one or several box stages on padded tensors. Subclasses say what a stage is."""
+    """Inference of one or several box stages on padded tensors. Subclasses say what a stage is.
+
+    Attributes:
+        fast_pooling: faster ROIAlign on a CPU, at the price of the published order of exactly equal scores.
+    """
 
     score_field: str  # of the proposals: what the class probability is multiplied with
+    fast_pooling = False
     num_classes: int
     box_in_features: list[str]
     box_pooler: ROIPooler
@@ -91,7 +96,7 @@ class PaddedInference(nn.Module):
         for stage, (head, predictor) in enumerate(self._stages()):
             if stage > 0:
                 boxes = clip_boxes(boxes, image_sizes)
-            pooled = pool_boxes(self.box_pooler, maps, boxes)
+            pooled = pool_boxes(self.box_pooler, maps, boxes, fast=self.fast_pooling)
             logits, deltas = predictor(run_box_head(head, pooled))
             probabilities.append(predictor.class_probabilities(logits).view(batch, slots, -1))
             boxes = predictor.box2box_transform.apply_deltas(deltas, boxes.flatten(0, 1)).view(batch, slots, -1)
