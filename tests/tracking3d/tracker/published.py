@@ -1,4 +1,4 @@
-"""Replays the published tracker's scripted scenes beside the published numbers; run on their folder, it prints a table."""
+"""Replays the published tracker's scripted scenes; run on their folder, it prints a table of differences."""
 
 import sys
 from collections.abc import Iterator, Mapping
