@@ -5,11 +5,18 @@ Names and defaults are those of the published CenterNet2 configs ("Probabilistic
 Pixels are pixels of the network input (after resizing); probabilities are in [0, 1].
 """
 
+from collections.abc import Callable
+
 from detectron2.config import CfgNode as CN
 
-from .tracking3d.config import add_tracking3d_config
+__all__ = ["add_centernet_config", "register_keys"]
 
-__all__ = ["add_centernet_config"]
+_more_keys: dict[str, Callable[[CN], None]] = {}  # of rooms above, by the names of the functions
+
+
+def register_keys(add: Callable[[CN], None]) -> None:
+    """Let :func:`add_centernet_config` call ``add``, too."""
+    _more_keys[add.__name__] = add
 
 
 def add_centernet_config(cfg: CN) -> None:
@@ -20,7 +27,6 @@ def add_centernet_config(cfg: CN) -> None:
     cfg.MODEL.WEIGHTS_STRICT = True  # refuse weights that do not fit; False: take what fits (see centernet.weights)
     cfg.MODEL.CENTERNET = _first_stage()
     cfg.MODEL.BIFPN = _bifpn()
-    add_tracking3d_config(cfg)
     cfg.MODEL.DLA = _dla()
     cfg.MODEL.TIMM = _timm()
     _add_box_head(cfg.MODEL.ROI_BOX_HEAD)
@@ -30,6 +36,8 @@ def add_centernet_config(cfg: CN) -> None:
     _add_dataloader(cfg.DATALOADER)
     _add_debug(cfg)
     _add_test(cfg.TEST)
+    for add in _more_keys.values():
+        add(cfg)
     cfg.WRITERS = ["tensorboard"]  # where curves go besides log.txt and metrics.json: 'tensorboard', 'wandb', 'mlflow'
 
 

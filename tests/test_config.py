@@ -71,7 +71,7 @@ def test_every_key_says_what_it_means():
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_yaml_loads(path):
     cfg = load_config(str(path))
-    assert cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "CenterNetDetector")
+    assert cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "CenterNetDetector", "QD3DT")
 
 
 def test_published_recipes():

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..weights.layouts import DetectorLayout
 
-__all__ = ["Converted", "convert_released", "is_released"]
+__all__ = ["LAYOUT", "Converted", "convert_released", "is_released"]
 
 _WEIGHTS = r"(weight|bias)"
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
@@ -136,3 +137,12 @@ def _without_background(name: str, value: Tensor) -> Tensor:
     if layer == "box_predictor.cls_score":
         return torch.roll(value, -1, dims=0)
     return value[_ROWS[layer] :].clone() if layer in _ROWS else value
+
+
+def _convert(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    converted = convert_released(tensors)
+    return converted.tensors, converted.unused
+
+
+LAYOUT = DetectorLayout("QD-3DT", is_released, _convert)
+"""What :mod:`centernet.weights` needs to know."""

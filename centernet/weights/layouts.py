@@ -6,7 +6,7 @@ Caffe2                    ``res2_0_branch2a_w``: detectron2's own conversion, th
 a body                    names equal those below a prefix of the model (``backbone.bottom_up.``, ``backbone.base.``,
                           ...): detectron2's and Res2Net's converted files, DLA, timm
 torchvision, Res2Net      ``layer1.0.conv1.weight``: renamed, then as a body
-QD-3DT                    ``bbox_3d_head.fc_dep.weight``: converted by :mod:`centernet.tracking3d.weights`
+those of other rooms      :func:`register_layout`, such as QD-3DT's
 those of timm_names       MobileNetV2, EfficientNet-Lite0, Swin, ConvNeXt: renamed to timm's, then as a body
 ========================  ==========================================================================================
 
@@ -16,17 +16,16 @@ A prefix that all names have, such as ``model.`` of Lightning or ``module.module
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor
 
-from ..tracking3d import weights as qd3dt
 from . import timm_names
 
-__all__ = ["Match", "is_caffe2", "is_constant", "match_names", "may_lack"]
+__all__ = ["DetectorLayout", "Match", "is_caffe2", "is_constant", "match_names", "may_lack", "register_layout"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +51,22 @@ class Match(NamedTuple):
     tensors: dict[str, Tensor]
     prefix: str  # of the body that the file is for, such as "backbone.bottom_up."; "" for a whole detector
     left_out: list[str]  # names of classifiers, and of stages that the model's body does not have
+
+
+class DetectorLayout(NamedTuple):
+    """A published layout of whole detectors with names of its own."""
+
+    name: str
+    recognise: Callable[[Iterable[str]], bool]  # from the names
+    convert: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]]  # our tensors, and names left out
+
+
+_detectors: dict[str, DetectorLayout] = {}
+
+
+def register_layout(layout: DetectorLayout) -> None:
+    """Let :func:`match_names` know ``layout``; it comes before all others."""
+    _detectors[layout.name] = layout
 
 
 def is_constant(name: str) -> bool:
@@ -99,9 +114,10 @@ def _without_first_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | No
 
 def _match(model: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Match | None:
     """The layout of names as they are; None if few of them have a place in the model."""
-    if qd3dt.is_released(tensors):
-        released = qd3dt.convert_released(tensors)
-        return Match("QD-3DT", released.tensors, "", released.unused)
+    for detector in _detectors.values():
+        if detector.recognise(tensors):
+            converted, unused = detector.convert(tensors)
+            return Match(detector.name, converted, "", unused)
     own = {name.partition(".")[0] for name in model}
     if sum(name.partition(".")[0] in own for name in tensors) >= len(tensors) / 2:
         return Match("a whole detector", dict(tensors), "", [])

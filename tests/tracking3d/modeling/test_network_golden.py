@@ -46,9 +46,8 @@ def check_proposals(numbers, proposals):
     close(torch.cat((proposals.proposal_boxes.tensor - END, scores[:, None]), 1)[:20], numbers["proposals20"])
 
 
-@pytest.mark.slow
 def test_pyramid_and_proposals(tracking3d_data):
-    """Ten seconds of recipe and half a model; the whole ones are below."""
+    """A third of a model; the whole ones are below."""
     numbers = tracking3d_data("network_kitti_dla34_small.npz")
     cfg = load_config(CONFIGS / "QD3DT_DLA34_KITTI.yaml", NORMALISED)
     backbone = build_backbone(cfg).eval()
