@@ -54,7 +54,7 @@ def read_coco_vid(path: str | Path, image_root: str | Path = "", classes: Sequen
         labelled = "annotations" in content
         frames = [_frame(image, names, Path(image_root)) for image in content["images"]]
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}; make it with the reader of the data") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; make it with a reader") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"{path} is no COCO file with videos and cameras ({type(error).__name__}: {error}): it needs categories, "
@@ -122,24 +122,24 @@ def write_coco_vid(
     Raises:
         UserError: the disk refuses, or frames contradict each other.
     """
+    videos: dict[Any, dict[str, Any]] = {}
     content: dict[str, list[Any]] = {
         "categories": [{"id": number, "name": name} for number, name in enumerate(classes, 1)],
         "videos": [],
         "images": [],
         "annotations": [],
     }
-    videos: dict[Any, dict[str, Any]] = {}
     for number, record in enumerate(in_video_order(records)):
         if record["video_id"] not in videos:
-            video = {"id": len(videos), "name": str(record.get("video", record["video_id"])), "n_frames": 0}
-            videos[record["video_id"]] = video
-            content["videos"].append(video)
+            name = str(record.get("video", record["video_id"]))
+            videos[record["video_id"]] = {"id": len(videos), "name": name, "n_frames": 0}
         video = videos[record["video_id"]]
         video["n_frames"] += 1
         content["images"].append(_image(record, number, video["id"], Path(image_root)))
         for annotation in record.get("annotations", []):
             made = _written(annotation, len(content["annotations"]) + 1, number)
             content["annotations"].append(made)
+    content["videos"] = list(videos.values())
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

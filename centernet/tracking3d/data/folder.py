@@ -14,6 +14,7 @@ from .kitti import picture_size
 from .records import Record, pose_record
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_FRAMES_PER_SECOND = 10.0
 
 
 def read_intrinsics(path: str | Path) -> Tensor:
@@ -36,12 +37,12 @@ def read_intrinsics(path: str | Path) -> Tensor:
             value = _from_text(path.read_text())
     except OSError as error:
         raise UserError(
-            f"the intrinsics file {path} cannot be read ({error.strerror or error}): write the 3x3 camera matrix into it"
+            f"the intrinsics file {path} cannot be read ({error.strerror or error}): write the 3x3 matrix into it"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"the intrinsics file {path} holds no camera matrix ({error}): write 3 rows of 3 numbers, fx 0 cx, 0 fy cy, "
-            "0 0 1, in pixels"
+            f"the intrinsics file {path} holds no camera matrix ({error}): write 3 rows of 3 numbers, fx 0 cx, "
+            "0 fy cy, 0 0 1, in pixels"
         ) from error
     return make_camera(value, None, None, str(path)).intrinsics
 
@@ -100,7 +101,7 @@ def read_folder(
     intrinsics: str | Path | Sequence[Sequence[float]] | Tensor,
     poses: str | Path | None = None,
     *,
-    frames_per_second: float = 10.0,
+    frames_per_second: float = _FRAMES_PER_SECOND,
 ) -> list[Record]:
     """Frame records of a folder of pictures, in the order of their names.
 
@@ -116,7 +117,7 @@ def read_folder(
     folder = Path(source)
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise UserError(f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES)}): give a folder that does, or a video")
+        raise UserError(f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES)}): give another folder, or a video")
     matrix = _matrix(intrinsics)
     known = None if poses is None else read_poses(poses)
     if known is not None and len(known) < len(paths):
@@ -146,21 +147,41 @@ def iterate_source(
         UserError: as :func:`read_folder`; a video that does not open, or has more frames than there are poses.
     """
     if Path(source).is_dir():
-        for record in read_folder(source, intrinsics, poses, frames_per_second=frames_per_second or 10.0):
+        for record in read_folder(source, intrinsics, poses, frames_per_second=frames_per_second or _FRAMES_PER_SECOND):
             yield record | {"image": read_rgb(record["file_name"])}
         return
-    from ...inference.sources import open_video
-
     matrix = _matrix(intrinsics)
     known = None if poses is None else read_poses(poses)
-    with open_video(source) as video:
-        rate = frames_per_second or video.fps
-        for index, frame in enumerate(video):
-            if known is not None and index >= len(known):
-                raise UserError(f"{poses} holds {len(known)} poses, {source} has more frames: give one for each")
-            name = f"{source}#{index}"
-            record = _record(name, frame.shape[:2], index, Path(source).stem, matrix, known, rate)
-            yield record | {"image": np.ascontiguousarray(frame[..., ::-1])}
+    rate, frames = _open_video(Path(source))
+    for index, frame in enumerate(frames):
+        if known is not None and index >= len(known):
+            raise UserError(f"{poses} holds {len(known)} poses, {source} has more frames: give one for each")
+        size = frame.shape[0], frame.shape[1]
+        record = _record(
+            f"{source}#{index}", size, index, Path(source).stem, matrix, known, frames_per_second or rate
+        )
+        yield record | {"image": frame}
+
+
+def _open_video(path: Path) -> tuple[float, Iterator[np.ndarray]]:
+    """Frames a second (10 where the file does not say) and the RGB frames of a video file."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(path)) if path.is_file() else None
+    success, first = capture.read() if capture is not None else (False, None)
+    if capture is None or not success:
+        raise UserError(f"{path} is no folder, and no video that OpenCV can open: give a folder of pictures or a video")
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+
+    def frames() -> Iterator[np.ndarray]:
+        frame: np.ndarray = first
+        more = True
+        while more:
+            yield np.ascontiguousarray(frame[..., ::-1])
+            more, frame = capture.read()
+        capture.release()
+
+    return (rate if 0.1 <= rate <= 1000 else _FRAMES_PER_SECOND), frames()
 
 
 def read_rgb(path: str | Path) -> np.ndarray:

@@ -93,7 +93,7 @@ def _sequence(
         record["timestamp"] = index / FRAMES_PER_SECOND
         if poses is not None:
             if index >= len(poses[0]):
-                raise UserError(f"{oxts} ends after {len(poses[0])} frames, {path} has no pose: get the oxts file again")
+                raise UserError(f"{oxts} ends after {len(poses[0])} frames, {path} has no pose: get the file again")
             record["pose"] = pose_record(poses[0][index], poses[1][index])
         records.append(record)
     return records
@@ -127,7 +127,7 @@ def read_kitti_object(
         mode: as in :func:`read_kitti_tracking`.
 
     Returns:
-        Records with the identity as pose (the published zero pose) and ``frame_index`` 0; instances are numbers of rows.
+        Records with the identity as pose (the published zero pose) and ``frame_index`` 0; instances number the rows.
 
     Raises:
         UserError: nothing there, or a file is missing or broken.
@@ -146,7 +146,8 @@ def read_kitti_object(
         label = folder / "label_2" / f"{path.stem}.txt"
         labels = parse_labels(label.read_text(), str(label), tracking=False) if label.is_file() else None
         record = _frame(path, calibration, labels, 0, mode)
-        record |= {"video_id": f"object_{path.stem}", "video": f"object_{path.stem}", "frame_index": 0, "timestamp": 0.0}
+        video = f"object_{path.stem}"
+        record |= {"video_id": video, "video": video, "frame_index": 0, "timestamp": 0.0}
         record["pose"] = pose_record(torch.eye(3), torch.zeros(3))
         offset = _shift_instances([record], offset)
         records.append(record)

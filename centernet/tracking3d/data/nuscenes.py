@@ -134,8 +134,8 @@ class _Reader:
         matrix = torch.tensor(self.tables.calibration_of(picture)["camera_intrinsic"], dtype=torch.float64)
         if matrix.shape != (3, 3) or not matrix.isfinite().all() or min(matrix[0, 0], matrix[1, 1]) <= 0:
             raise UserError(
-                f"the calibration of {picture['filename']} in {self.tables.folder / 'calibrated_sensor.json'} is no 3x3 "
-                "camera matrix: download the tables again"
+                f"the calibration of {picture['filename']} in {self.tables.folder / 'calibrated_sensor.json'} is no "
+                "3x3 camera matrix: download the tables again"
             )
         return torch.cat((matrix, matrix.new_zeros(3, 1)), 1)
 
@@ -145,6 +145,10 @@ class _Reader:
         def column(key: str) -> Tensor:
             return torch.tensor([row[key] for row, _ in rows], dtype=torch.float64)
 
+        ahead = (column("translation") - position) @ rotation[:, 2] > 0
+        rows = [row for row, is_ahead in zip(rows, ahead.tolist(), strict=True) if is_ahead]
+        if not rows:
+            return []
         turn = rotation.T @ quaternion_to_matrix(column("rotation"))
         xyz = (column("translation") - position) @ rotation
         width, length, height = column("size").unbind(1)

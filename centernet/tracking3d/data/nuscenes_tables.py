@@ -88,7 +88,8 @@ class Tables:
         numbers = [int(scene["name"].split("-")[-1]) for scene in self.scenes]
         if chosen is not None:
             return [scene for scene, number in zip(self.scenes, numbers, strict=True) if number in chosen]
-        return [scene for scene, number in zip(self.scenes, numbers, strict=True) if split == "test" or number not in VAL]
+        left_out = () if split == "test" else VAL
+        return [scene for scene, number in zip(self.scenes, numbers, strict=True) if number not in left_out]
 
     def class_of(self, annotation: Row) -> str | None:
         """Class of an annotation's object; None if it is of no class."""
@@ -109,8 +110,8 @@ class Tables:
             return table[row[key]]
         except KeyError as error:
             raise UserError(
-                f"the tables in {self.folder} do not fit together: {key} of {row.get('filename', row.get('token'))} names "
-                f"{error.args[0]!r}, which is in no table; download the version's tables again"
+                f"the tables in {self.folder} do not fit together: {key} of {row.get('filename', row.get('token'))} "
+                f"names {error.args[0]!r}, which is in no table; download the version's tables again"
             ) from error
 
     def _indexed(self, name: str) -> dict[str, Row]:
@@ -122,8 +123,8 @@ class Tables:
             rows = json.loads(path.read_text())
         except OSError as error:
             raise UserError(
-                f"{path} cannot be read ({error.strerror}): put nuScenes' folders (samples, sweeps, {self.folder.name}) "
-                "there, or set DETECTRON2_DATASETS to the folder above"
+                f"{path} cannot be read ({error.strerror}): put nuScenes' folders (samples, sweeps, "
+                f"{self.folder.name}) there, or set DETECTRON2_DATASETS to the folder above"
             ) from error
         except ValueError as error:
             raise UserError(f"{path} is no JSON ({error}): download the tables again") from error

@@ -225,14 +225,14 @@ def in_video_order(records: Iterable[Record]) -> list[Record]:
             name = after.get("video", after["video_id"])
             if before["frame_index"] == after["frame_index"]:
                 raise UserError(
-                    f"video {name} has frame {after['frame_index']} twice ({before['file_name']}, {after['file_name']}): "
-                    "number the frames of each camera from 0"
+                    f"video {name} has frame {after['frame_index']} twice ({before['file_name']}, "
+                    f"{after['file_name']}): number the frames of each camera from 0"
                 )
-            times = before.get("timestamp"), after.get("timestamp")
-            if None not in times and times[1] <= times[0]:
+            earlier, later = before.get("timestamp"), after.get("timestamp")
+            if earlier is not None and later is not None and later <= earlier:
                 raise UserError(
                     f"frame {after['frame_index']} of video {name} is not later than the frame before it "
-                    f"({times[1]:.6f} s after {times[0]:.6f} s): mend its timestamp or its frame index"
+                    f"({later:.6f} s after {earlier:.6f} s): mend its timestamp or its frame index"
                 )
         ordered += frames
     return ordered

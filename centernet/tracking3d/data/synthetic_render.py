@@ -53,7 +53,12 @@ class _Face(NamedTuple):
 
 
 def render(
-    cuboids: list[Cuboid], intrinsics: Array, rotation: Array, position: Array, size: tuple[int, int], ground_seed: int = 0
+    cuboids: list[Cuboid],
+    intrinsics: Array,
+    rotation: Array,
+    position: Array,
+    size: tuple[int, int],
+    ground_seed: int = 0,
 ) -> Rendering:
     """Render a frame.
 
@@ -67,7 +72,8 @@ def render(
     """
     height, width = size
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    local = np.stack(((u - intrinsics[0, 2]) / intrinsics[0, 0], (v - intrinsics[1, 2]) / intrinsics[1, 1], np.ones_like(u)))
+    (focal_u, _, centre_u), (_, focal_v, centre_v) = intrinsics[:2]
+    local = np.stack(((u - centre_u) / focal_u, (v - centre_v) / focal_v, np.ones_like(u)))
     rays = np.einsum("ij,jhw->hwi", rotation, local)  # their length along the axis is 1: the parameter is the depth
     colour, depth = _background(rays, position, ground_seed)
     owner = np.full(size, -1, np.int64)
@@ -104,7 +110,8 @@ def _faces(cuboid: Cuboid) -> list[_Face]:
     left = np.array([-np.sin(cuboid.yaw), np.cos(cuboid.yaw), 0.0])
     up = np.array([0.0, 0.0, 1.0])
     base = np.asarray(cuboid.position, np.float64)
-    front, rear, far, near = base + ahead * length / 2, base - ahead * length / 2, base + left * w / 2, base - left * w / 2
+    front, rear = base + ahead * length / 2, base - ahead * length / 2
+    far, near = base + left * w / 2, base - left * w / 2
     return [
         _Face(front - left * w / 2, left * w, up * h, ahead, 0),
         _Face(rear - left * w / 2, left * w, up * h, -ahead, 1),
