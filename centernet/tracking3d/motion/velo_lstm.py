@@ -82,8 +82,8 @@ class VeloLSTMMotion:
         mode: ``"parity"``: a displacement is between two sightings, however long they lie apart, yaw is subtracted as a
             number, and a track looks the way it was seen to look last, as published. ``"modern"``: displacements are
             per step of the model, predictions go as far as the time that has passed, yaw differences are wrapped, and
-            which end of an object is its front is decided by the majority of its sightings. Each wants weights that were
-            trained so.
+            which end of an object is its front is decided by the majority of its sightings. Each wants weights of its
+            own training.
 
     Source: QD-3DT's ``LSTM3DTracker``, which steps one track after the other.
     """
