@@ -168,14 +168,16 @@ def _open_video(path: Path) -> tuple[float, Iterator[np.ndarray]]:
     import cv2
 
     capture = cv2.VideoCapture(str(path)) if path.is_file() else None
-    success, first = capture.read() if capture is not None else (False, None)
+    first: Any = None
+    success = False
+    if capture is not None:
+        success, first = capture.read()
     if capture is None or not success:
         raise UserError(f"{path} is no folder, and no video that OpenCV can open: give a folder of pictures or a video")
     rate = float(capture.get(cv2.CAP_PROP_FPS))
 
     def frames() -> Iterator[np.ndarray]:
-        frame: np.ndarray = first
-        more = True
+        frame, more = first, True
         while more:
             yield np.ascontiguousarray(frame[..., ::-1])
             more, frame = capture.read()

@@ -19,11 +19,15 @@ LINE = "3 7 Car 0 1 -1.5 100 50 200 120 1.5 1.8 4.2 1.0 1.6 20.0 -1.45"
 
 
 def test_a_line():
-    labels = parse_labels(f"{LINE}\n3 -1 DontCare -1 -1 -10 1 2 3 4 -1000 -1000 -1000 -10 -1 -1 -1\n", "x", tracking=True)
+    nobody = "3 -1 DontCare -1 -1 -10 1 2 3 4 -1000 -1000 -1000 -10 -1 -1 -1"
+    labels = parse_labels(f"{LINE}\n{nobody}\n", "x", tracking=True)
     boxes = labels.boxes
     assert boxes.xyz.tolist() == [[1.0, pytest.approx(1.6 - 0.75), 20.0]]  # the middle, not the bottom
-    assert boxes.dims.tolist() == [[1.5, 1.8, 4.2]] and boxes.classes.tolist() == [2] and boxes.instances.tolist() == [7]
-    assert labels.frames.tolist() == [3] and labels.ignored.tolist() == [[1, 2, 3, 4]]
+    assert boxes.dims.tolist() == [[1.5, 1.8, 4.2]]
+    assert boxes.classes.tolist() == [2]
+    assert boxes.instances.tolist() == [7]
+    assert labels.frames.tolist() == [3]
+    assert labels.ignored.tolist() == [[1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize("line", ["3 7 Car 0 1", LINE.replace("20.0", "x"), LINE.replace("20.0", "nan"), "a b c"])
@@ -36,7 +40,7 @@ def test_a_broken_line(line):
 
 def test_all_label_files(kitti_mini):
     """3D boxes projected against the 2D boxes of all 21 sequences, with the camera of 0001 (others differ little)."""
-    texts = json.loads(gzip.open(kitti_mini / "tracking/label_02_all.json.gz", "rt").read())
+    texts = json.loads(gzip.decompress((kitti_mini / "tracking/label_02_all.json.gz").read_bytes()))
     intrinsics = read_calibration(kitti_mini / "tracking/training/calib/0001.txt").intrinsics
     rows, overlaps, turns = 0, [], []
     for name, text in texts.items():
@@ -49,9 +53,11 @@ def test_all_label_files(kitti_mini):
         areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (bounds, boxes.boxes)]
         overlaps.append((common / (areas[0] + areas[1] - common))[seen])
         turns.append(wrap_angle(yaw_to_alpha(boxes.yaw, boxes.xyz) - boxes.alpha).abs())
-    assert len(texts) == 21 and rows == 65301
+    assert len(texts) == 21
+    assert rows == 65301
     overlap = torch.cat(overlaps)
-    assert overlap.mean() > 0.75 and overlap.median() > 0.83
+    assert overlap.mean() > 0.75
+    assert overlap.median() > 0.83
     assert torch.cat(turns).median() < 0.01
 
 
@@ -62,10 +68,13 @@ def test_boxes_of_the_pictures(kitti_mini):
     ]  # fmt: skip
     assert sum(len(r["annotations"]) for r in records) == 80
     assert sum(len(r["ignore_regions"]) for r in records) == 46
-    assert "pose" in records[0] and "pose" not in records[-1]
+    assert "pose" in records[0]
+    assert "pose" not in records[-1]
     assert camera_of(records[-1]).position.tolist() == [0, 0, 0]
-    ids = [{a["instance_id"] for r in records if r["video"] == video for a in r["annotations"]} for video in ("0001", "0016")]
-    assert not ids[0] & ids[1]
+    ids: dict[str, set[int]] = {"0001": set(), "0016": set()}
+    for record in records:
+        ids[record["video"]] |= {a["instance_id"] for a in record["annotations"]}
+    assert not ids["0001"] & ids["0016"]
     best = []
     for record in records:
         boxes = boxes_of(record)

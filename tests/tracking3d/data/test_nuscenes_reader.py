@@ -80,7 +80,8 @@ def test_full_frames_have_no_annotations(nuscenes_mini):
 
 
 def test_the_split_is_the_official_one():
-    assert len(set(VAL)) == 150 and set(MINI_VAL) <= set(VAL)
+    assert len(set(VAL)) == 150
+    assert set(MINI_VAL) <= set(VAL)
 
 
 def test_quaternions_turn_as_the_other_way():
