@@ -163,6 +163,7 @@ def _add_solver(node: CN) -> None:
     node.TRAIN_ITER = -1  # >= 0: stop after this many iterations; the schedule still follows MAX_ITER
     node.OPTIMIZER = "SGD"  # or 'ADAMW' (arXiv 1711.05101); both with WEIGHT_DECAY and its kin
     node.LAYER_DECAY = 1.0  # rate of a layer of the body / rate of the layer above it; heads have BASE_LR; 1: all have
+    node.LR_FACTORS = []  # [regular expression, factor] each: rates of parameters whose name starts like it
     node.EMA = CN()  # exponential moving average of the weights: evaluated beside them, model_final_ema.pth at the end
     node.EMA.ENABLED = False
     node.EMA.DECAY = 0.9998  # share of the average that stays at a step

@@ -1,5 +1,6 @@
 """The optimiser of a config: SGD as detectron2 builds it, or AdamW; rates that decrease down the body."""
 
+import re
 from typing import Any
 
 import torch
@@ -21,8 +22,22 @@ def check_optimizer(cfg: CfgNode) -> None:
     node = cfg.SOLVER
     if node.OPTIMIZER not in _KINDS:
         raise UserError(f"SOLVER.OPTIMIZER is '{node.OPTIMIZER}': use one of {', '.join(_KINDS)}")
+    for entry in node.LR_FACTORS:
+        _check_factor(entry)
     if not 0 < node.LAYER_DECAY <= 1:
         raise UserError(f"SOLVER.LAYER_DECAY is {node.LAYER_DECAY}: it must be above 0 and at most 1 (1: none)")
+
+
+def _check_factor(entry: Any) -> None:
+    try:
+        pattern, factor = entry
+        re.compile(pattern)
+        if not factor > 0:
+            raise ValueError
+    except (TypeError, ValueError, re.error):
+        raise UserError(
+            f"SOLVER.LR_FACTORS has the entry {entry!r}: give pairs of a regular expression and a number above 0"
+        ) from None
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -31,6 +46,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     SGD is detectron2's. AdamW takes the same keys; besides norms, layer scales, position biases and the like in a
     body of timm (all that its authors leave out) have WEIGHT_DECAY_NORM. With SOLVER.LAYER_DECAY ``d`` a parameter in
     layer ``i`` of the ``n`` of the body has the rate ``BASE_LR * d ** (n - i)`` (BEiT, arXiv 2106.08254).
+    SOLVER.LR_FACTORS multiplies these rates.
 
     Returns:
         Its first group has the full learning rate, which the log shows.
@@ -56,10 +72,27 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             )
         norm_decay = node.WEIGHT_DECAY_NORM if adamw else None
         groups = _by_layer(model, groups, layers or BodyLayers({}, 0, frozenset()), node.LAYER_DECAY, norm_decay)
+    if node.LR_FACTORS:
+        groups = _with_factors(model, groups, node.LR_FACTORS)
     kind: Any = with_clipping(cfg, torch.optim.AdamW if adamw else torch.optim.SGD)
     momentum = {} if adamw else {"momentum": node.MOMENTUM, "nesterov": node.NESTEROV}
     optimizer: torch.optim.Optimizer = kind(groups, lr=node.BASE_LR, weight_decay=node.WEIGHT_DECAY, **momentum)
     return optimizer
+
+
+def _with_factors(model: nn.Module, groups: list[dict[str, Any]], factors: list[list[Any]]) -> list[dict[str, Any]]:
+    """``groups`` with rates multiplied by the factor of the first pattern that the start of a name fits."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    plain: list[dict[str, Any]] = []
+    changed: list[dict[str, Any]] = []
+    for group in groups:
+        for parameter in group["params"]:
+            own = {**group, "params": [parameter]}
+            factor = next((f for pattern, f in factors if re.match(pattern, names[id(parameter)])), None)
+            if factor is not None:
+                own["lr"] = group["lr"] * factor
+            (plain if factor is None else changed).append(own)
+    return list(reduce_param_groups(plain + changed))
 
 
 class OptimizerState:

@@ -19,7 +19,6 @@ def add_tracking3d_config(cfg: CN) -> None:
     node.USE_CONFIDENCE = True  # detections are filtered by score x confidence of their depth; False: confidence is 1
     # focal length in pixels that depths are predicted for, so that one model serves several cameras; 0: none
     node.REFERENCE_FOCAL = 0.0
-    node.LR_FACTOR = 10.0  # of the learning rate of the weights that centernet.tracking3d.modeling.learning_rate names
     node.BOX3D_HEAD = _box3d_head()
     node.EMBEDDING_HEAD = _embedding_head()
     node.DATA = _data()

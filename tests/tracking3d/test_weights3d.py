@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from released_layout import CONFIGS, LAYOUTS, parameters, released_shapes
 
 from centernet.config_file import load_config
@@ -72,6 +73,24 @@ def test_unknown_entries_are_refused(name, words):
     tensors[name] = torch.zeros(1)
     with pytest.raises(UserError, match=words):
         match_names(model.state_dict(), tensors)
+
+
+@pytest.mark.parametrize("config", ["QD3DT_R101_Waymo", "QD3DT_DLA34_KITTI", "CenterNet2-3DT_DLA34_KITTI"])
+def test_imagenet_weights_fill_the_body(config):
+    with torch.device("meta"):
+        model = build_detector(load_config(CONFIGS / f"{config}.yaml", ["MODEL.DEVICE", "meta"]))
+        if "R101" in config:
+            tensors = torchvision.models.resnet101().state_dict()
+        else:
+            body = [name for name in released_shapes("dla34", 7, 20) if name.startswith("backbone.")]
+            state = {name: torch.zeros(shape) for name, shape in released_shapes("dla34", 7, 20).items()}
+            tensors = {name.removeprefix("backbone."): state[name] for name in body}
+            tensors["fc.weight"], tensors["fc.bias"] = torch.zeros(1000, 512, 1, 1), torch.zeros(1000)
+    match = match_names(model.state_dict(), tensors)
+    assert match.prefix == "backbone.bottom_up."
+    assert match.left_out == ["fc.bias", "fc.weight"]
+    body = {name: value.shape for name, value in model.state_dict().items() if name.startswith(match.prefix)}
+    assert {name: value.shape for name, value in match.tensors.items()} == body
 
 
 def test_other_files_are_not_taken_for_released_ones():

@@ -14,7 +14,7 @@ from ..ops.codecs import BoxCodec, CenterCodec, DepthCodec, DimensionCodec, Orie
 from ..ops.losses import Box3DCodecs, Box3DOutputs
 from ..ops.mode import Mode
 
-__all__ = ["DecodingRules", "Picture", "PictureDetections", "box3d_codecs", "decode_detections"]
+__all__ = ["DecodingRules", "Picture", "PictureDetections", "box3d_codecs", "class_scores", "decode_detections"]
 
 _BOX_CODEC = BoxCodec()
 
@@ -89,14 +89,19 @@ def box3d_codecs(mode: Mode, reference_focal: float | None = None) -> Box3DCodec
     )
 
 
-def may_be_detections(logits: Tensor, min_score: float) -> Tensor:
-    """Which proposals can have a detection, whatever their confidence: bool ``[R]`` of class logits ``[R, C + 1]``."""
-    return (logits.float().softmax(1)[:, :-1] > min_score).any(1)
+def class_scores(logits: Tensor, proposal_scores: Tensor | None = None) -> Tensor:
+    """Probabilities of the classes ``[R, C]`` of logits ``[R, C + 1]``, background last.
+
+    With ``proposal_scores`` ``[R]`` (those of a probabilistic first stage) the square root of their product, as in
+    CenterNet2 (arXiv 2103.07461).
+    """
+    scores = logits.float().softmax(1)[:, :-1]
+    return scores if proposal_scores is None else (scores * proposal_scores[:, None]).sqrt()
 
 
 def decode_detections(
     proposals: Tensor,
-    logits: Tensor,
+    scores: Tensor,
     deltas: Tensor,
     outputs: Box3DOutputs,
     picture: Picture,
@@ -107,14 +112,13 @@ def decode_detections(
 
     Args:
         proposals: float ``[R, 4]``, continuous xyxy, pixels of the network input.
-        logits: float ``[R, C + 1]``, background last.
+        scores: float ``[R, C]``, see :func:`class_scores`.
         deltas: float ``[R, 4 C]``.
         outputs: with fields ``[R, C, ...]``.
         picture: whose proposals they are.
         codecs: of the 3D outputs.
         rules: see there.
     """
-    scores = logits.float().softmax(1)[:, :-1]
     confidence = decode_confidence(outputs.confidence)
     if not rules.use_confidence:
         confidence = torch.ones_like(confidence)

@@ -17,6 +17,7 @@ from ...errors import UserError
 from ...registration import register_once
 from ..ops.mode import Mode, checked_mode
 from .decoding import Picture, PictureDetections
+from .rpn import LegacyRPN
 
 __all__ = ["QD3DT", "resize_factors"]
 
@@ -113,8 +114,9 @@ class QD3DT(GeneralizedRCNN):
         key_images = ImageList(images.tensor[:count], images.image_sizes[:count])
         reference_images = ImageList(images.tensor[count:], images.image_sizes[count:])
         proposals, losses = self.proposal_generator(key_images, key, truth)
-        with torch.no_grad():
-            reference_proposals, _ = self.proposal_generator(reference_images, reference, None)
+        with torch.no_grad():  # other first stages cannot do without annotations in training
+            wanted = None if isinstance(self.proposal_generator, LegacyRPN) else reference_truth
+            reference_proposals, _ = self.proposal_generator(reference_images, reference, wanted)
         pictures = self._pictures(batched_inputs, key_images.image_sizes)
         return {
             **losses,

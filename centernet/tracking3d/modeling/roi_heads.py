@@ -29,8 +29,8 @@ from .decoding import (
     Picture,
     PictureDetections,
     box3d_codecs,
+    class_scores,
     decode_detections,
-    may_be_detections,
 )
 from .embedding_head import EmbeddingHead, EmbeddingHeadOptions
 from .roi_align import build_pooler
@@ -116,8 +116,12 @@ class QD3DTROIHeads(nn.Module):
         detection_rules: SamplingRules,
         embedding_rules: SamplingRules,
         decoding: DecodingRules,
+        mult_proposal_score: bool = False,
     ):
-        """All heads take what ``pooler`` makes of the levels ``in_features``."""
+        """All heads take what ``pooler`` makes of the levels ``in_features``.
+
+        With ``mult_proposal_score`` detections are scored with the first stage's scores (``objectness_logits``), too.
+        """
         super().__init__()
         self.in_features = list(in_features)
         self.pooler = pooler
@@ -129,6 +133,7 @@ class QD3DTROIHeads(nn.Module):
         self.detection_rules = detection_rules
         self.embedding_rules = embedding_rules
         self.decoding = decoding
+        self.mult_proposal_score = mult_proposal_score
         self.num_classes = box3d_head.num_classes
 
     @classmethod
@@ -168,6 +173,7 @@ class QD3DTROIHeads(nn.Module):
                 tuple(node.HIDDEN_CLASSES),
                 mode,
             ),
+            "mult_proposal_score": box.MULT_PROPOSAL_SCORE,
         }
 
     # ------------------------------------------------------------------------------------------------ inference
@@ -186,8 +192,10 @@ class QD3DTROIHeads(nn.Module):
         boxes = [found.proposal_boxes for found in proposals]
         pooled = self.pooler(levels, boxes)
         logits, deltas = self.box_predictor(self.box_head(pooled))
+        first_stage = torch.cat([found.objectness_logits for found in proposals]) if self.mult_proposal_score else None
+        scores = class_scores(logits, first_stage)
         # the 3D head needs to see only what can pass the threshold: its confidence is at most 1
-        chosen = may_be_detections(logits, self.decoding.min_score)
+        chosen = (scores > self.decoding.min_score).any(1)
         outputs = self.box3d_head(pooled[chosen])
         counts = [len(part) for part in boxes]
         own = [int(part.sum()) for part in chosen.split(counts)]
@@ -195,7 +203,7 @@ class QD3DTROIHeads(nn.Module):
             decode_detections(*parts, self.codecs, self.decoding)
             for parts in zip(
                 torch.cat([part.tensor for part in boxes])[chosen].split(own),
-                logits[chosen].split(own),
+                scores[chosen].split(own),
                 deltas[chosen].split(own),
                 _split(outputs, own),
                 pictures,

@@ -10,7 +10,13 @@ from torchvision.ops import roi_align
 from centernet.errors import UserError
 from centernet.modeling.backbone.dla import DLA
 from centernet.tracking3d.modeling.backbone import DLAUpPyramid
-from centernet.tracking3d.modeling.decoding import DecodingRules, Picture, box3d_codecs, decode_detections
+from centernet.tracking3d.modeling.decoding import (
+    DecodingRules,
+    Picture,
+    box3d_codecs,
+    class_scores,
+    decode_detections,
+)
 from centernet.tracking3d.modeling.meta_arch import QD3DT, resize_factors
 from centernet.tracking3d.modeling.norm import FixedStatisticsNorm, fix_statistics
 from centernet.tracking3d.modeling.roi_align import build_pooler
@@ -48,7 +54,7 @@ def decode(logits, mode, most=100, hidden=(), resize=(1.0, 1.0)):
     deltas = torch.zeros(3, 4 * (logits.shape[1] - 1))
     picture = Picture((128, 160), resize)
     return decode_detections(
-        proposals, logits, deltas, outputs(3, logits.shape[1] - 1), picture, box3d_codecs(mode), rules
+        proposals, class_scores(logits), deltas, outputs(3, logits.shape[1] - 1), picture, box3d_codecs(mode), rules
     )
 
 
@@ -78,13 +84,19 @@ def test_hidden_classes_are_reported_in_parity_only():
     assert decode(LOGITS, "parity", hidden=(0,)).classes.tolist() == [0, 0]
 
 
+def test_scores_of_a_probabilistic_first_stage():
+    logits = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
+    torch.testing.assert_close(class_scores(logits)[:, 0], torch.tensor([0.5, 1 / (1 + math.exp(-3))]))
+    torch.testing.assert_close(class_scores(logits, torch.tensor([0.32, 0.5]))[0, 0], torch.tensor(0.4))
+
+
 def test_no_proposal_gives_no_detection():
     empty = torch.zeros(0, 4)
     none = Box3DOutputs(
         torch.zeros(0, 2), torch.zeros(0, 2), torch.zeros(0, 2, 3), torch.zeros(0, 2, 8), torch.zeros(0, 2, 2)
     )
     found = decode_detections(
-        empty, torch.zeros(0, 3), torch.zeros(0, 8), none, Picture((9, 9)), box3d_codecs("modern"), DecodingRules()
+        empty, torch.zeros(0, 2), torch.zeros(0, 8), none, Picture((9, 9)), box3d_codecs("modern"), DecodingRules()
     )
     assert [len(field) for field in found] == [0] * 9
 
