@@ -162,7 +162,8 @@ def _hull_bounds(points: list[list[float]], width: float, height: float) -> tupl
         polygon = _clip(polygon, axis, limit, sign)
     if not polygon:
         return None
-    us, vs = zip(*polygon, strict=True)
+    # what was cut off can be a rounding away from the border
+    us, vs = [min(max(u, 0.0), width) for u, _ in polygon], [min(max(v, 0.0), height) for _, v in polygon]
     return min(us), min(vs), max(us), max(vs)
 
 

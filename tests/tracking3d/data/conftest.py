@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from centernet.tracking3d.data.nuscenes import read_nuscenes
 from centernet.tracking3d.data.synthetic import write_synthetic
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -18,6 +19,12 @@ def _folder(name: str) -> Path:
 @pytest.fixture(scope="session")
 def nuscenes_mini() -> Path:
     return _folder("nuscenes_mini")
+
+
+@pytest.fixture(scope="session")
+def nuscenes_mini_val(nuscenes_mini) -> list:
+    """All records, hidden boxes as well."""
+    return read_nuscenes(nuscenes_mini, "mini_val", occlusion_filter=False)
 
 
 @pytest.fixture(scope="session")

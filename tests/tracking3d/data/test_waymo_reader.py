@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centernet.errors import UserError
@@ -132,6 +132,7 @@ def test_an_empty_file(tmp_path):
     assert read_waymo([tmp_path / "empty.tfrecord"], tmp_path) == []
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_message_or_a_value_error(data):
     try:
@@ -143,6 +144,7 @@ def test_any_bytes_are_a_message_or_a_value_error(data):
         pass
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**63 - 1), st.text(max_size=200), st.lists(st.floats(allow_nan=False), max_size=5))
 def test_protobuf_writes_what_is_read(number, text, values):
     descriptor_pb2 = pytest.importorskip("google.protobuf.descriptor_pb2")
