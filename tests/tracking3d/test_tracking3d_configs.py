@@ -85,7 +85,11 @@ def test_detects(model):
         assert ((x.pred_depth_confidence >= 0) & (x.pred_depth_confidence <= 1)).all()
 
 
-@pytest.mark.parametrize("objects", [(0, 0), (1, 0), (40, 2)], ids=["none", "one", "crowd"])
+@pytest.mark.parametrize(
+    "objects",
+    [(0, 0), pytest.param((1, 0), marks=pytest.mark.slow), (40, 2)],
+    ids=["none", "one", "crowd"],
+)
 def test_trains(model, objects):
     model.train()
     model.zero_grad(set_to_none=True)
@@ -95,6 +99,14 @@ def test_trains(model, objects):
     sum(losses.values()).backward()
     trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert [name for name, grad in trained.items() if grad is None or not grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("region", [[0.0, 0.0, 96.0, 96.0], [0.0, 0.0, 4.0, 4.0]], ids=["all", "corner"])
+def test_trains_beside_regions_without_annotations(model, region):
+    model.train()
+    with EventStorage():
+        losses = model([{**pair(64, 96, 3), "ignore_regions": Boxes(torch.tensor([region]))}])
+    assert all(loss.isfinite() for loss in losses.values())
 
 
 def test_statistics_stay_and_scales_train(model):

@@ -6,7 +6,7 @@ Source: Faster R-CNN (arXiv 1506.01497) section 3.1.2.
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORED", "NEGATIVE", "assign_boxes"]
+__all__ = ["IGNORED", "NEGATIVE", "assign_boxes", "spare_regions"]
 
 NEGATIVE = -1
 IGNORED = -2
@@ -37,3 +37,23 @@ def assign_boxes(overlaps: Tensor, negative_below: float, positive_from: float, 
     number = torch.arange(1, overlaps.shape[0] + 1, device=overlaps.device)
     claimant = (claims * number[:, None]).amax(dim=0) - 1
     return torch.where(claimant >= 0, claimant, assigned)
+
+
+def spare_regions(assigned: Tensor, candidates: Tensor, regions: Tensor | None) -> Tensor:
+    """Background candidates that mostly lie in regions where nothing is annotated become ignored.
+
+    Args:
+        assigned: int64 ``[N]``, see :func:`assign_boxes`.
+        candidates: float ``[N, 4]``, xyxy.
+        regions: float ``[M, 4]``, xyxy, or None.
+
+    Returns:
+        int64 ``[N]``; :data:`IGNORED` where more than half of a background candidate is in one region.
+    """
+    if regions is None or len(regions) == 0:
+        return assigned
+    low = torch.maximum(candidates[:, None, :2], regions[None, :, :2])
+    high = torch.minimum(candidates[:, None, 2:], regions[None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(-1).amax(1)
+    inside = shared > 0.5 * (candidates[:, 2:] - candidates[:, :2]).clamp(min=0).prod(-1)
+    return assigned.masked_fill(inside & (assigned == NEGATIVE), IGNORED)

@@ -17,6 +17,7 @@ from ...errors import UserError
 from ...registration import register_once
 from ..ops.mode import Mode, checked_mode
 from .decoding import Picture, PictureDetections
+from .roi_heads import TrainingView
 from .rpn import LegacyRPN
 
 __all__ = ["QD3DT", "resize_factors"]
@@ -69,8 +70,8 @@ class QD3DT(GeneralizedRCNN):
             batched_inputs: one dict a picture: ``image`` ``[3, H, W]`` in the channel order of ``INPUT.FORMAT``, values
                 0 to 255; ``height`` and ``width`` of the original; optionally ``resize_factor`` (float) and
                 ``intrinsics`` ``[3, 4]`` of the original. In training ``instances`` (fields of
-                :meth:`.roi_heads.QD3DTROIHeads.losses` and ``gt_match``) and ``reference``, a dict with ``image``
-                and ``instances``.
+                :class:`.roi_heads.TrainingView`), ``reference``, a dict with ``image`` and ``instances``, and in
+                either possibly ``ignore_regions`` (``Boxes``, pixels of the network input; modern mode).
 
         Returns:
             In training the losses by name; in inference what :meth:`inference` returns.
@@ -109,22 +110,35 @@ class QD3DT(GeneralizedRCNN):
         key, reference = (
             {name: x[part] for name, x in features.items()} for part in (slice(count), slice(count, None))
         )
-        truth = [x["instances"].to(self.device) for x in batched_inputs]
-        reference_truth = [x["reference"]["instances"].to(self.device) for x in batched_inputs]
+        references = [x["reference"] for x in batched_inputs]
+        truth, reference_truth = self._truth(batched_inputs), self._truth(references)
+        ignored, reference_ignored = self._ignored(batched_inputs), self._ignored(references)
+        legacy = isinstance(self.proposal_generator, LegacyRPN)
+        options = {"ignored": ignored} if legacy else {}
         key_images = ImageList(images.tensor[:count], images.image_sizes[:count])
         reference_images = ImageList(images.tensor[count:], images.image_sizes[count:])
-        proposals, losses = self.proposal_generator(key_images, key, truth)
+        proposals, losses = self.proposal_generator(key_images, key, truth, **options)
         with torch.no_grad():  # other first stages cannot do without annotations in training
-            wanted = None if isinstance(self.proposal_generator, LegacyRPN) else reference_truth
+            wanted = None if legacy else reference_truth
             reference_proposals, _ = self.proposal_generator(reference_images, reference, wanted)
-        pictures = self._pictures(batched_inputs, key_images.image_sizes)
+        view = TrainingView(key, proposals, truth, ignored)
         return {
             **losses,
-            **self.roi_heads.losses(key, proposals, truth, pictures),
+            **self.roi_heads.losses(view, self._pictures(batched_inputs, key_images.image_sizes)),
             **self.roi_heads.embedding_losses(
-                (key, proposals, truth), (reference, reference_proposals, reference_truth)
+                view, TrainingView(reference, reference_proposals, reference_truth, reference_ignored)
             ),
         }
+
+    def _truth(self, inputs: Sequence[dict[str, Any]]) -> list[Instances]:
+        return [x["instances"].to(self.device) for x in inputs]
+
+    def _ignored(self, inputs: Sequence[dict[str, Any]]) -> list[Tensor | None]:
+        """Regions without annotations; the published training takes them for background."""
+        if self.mode == "parity":
+            return [None] * len(inputs)
+        regions = [x.get("ignore_regions") for x in inputs]
+        return [None if part is None else part.tensor.to(self.device) for part in regions]
 
     def _pictures(self, inputs: Sequence[dict[str, Any]], sizes: Sequence[tuple[int, int]]) -> list[Picture]:
         pictures = []

@@ -22,7 +22,7 @@ from ..ops.codecs import BoxCodec
 from ..ops.losses import Box3DCodecs, Box3DOutputs, Box3DTargets, box3d_losses, own_class
 from ..ops.mode import Mode, checked_mode
 from ..ops.quasi_dense import KeyReference, quasi_dense_losses, reference_identities
-from .assignment import assign_boxes
+from .assignment import assign_boxes, spare_regions
 from .box3d_head import Box3DHead, Box3DHeadOptions
 from .decoding import (
     DecodingRules,
@@ -36,7 +36,7 @@ from .embedding_head import EmbeddingHead, EmbeddingHeadOptions
 from .roi_align import build_pooler
 from .sampling import BalancedSampler
 
-__all__ = ["QD3DTROIHeads", "SampledBoxes", "SamplingRules", "sample_boxes"]
+__all__ = ["QD3DTROIHeads", "SampledBoxes", "SamplingRules", "TrainingView", "sample_boxes"]
 
 _BOX_CODEC = BoxCodec()
 
@@ -79,17 +79,34 @@ class SampledBoxes(NamedTuple):
         return torch.cat((self.positive, self.negative))
 
 
+class TrainingView(NamedTuple):
+    """The key pictures of a batch, or their references.
+
+    Attributes:
+        features: by name, ``[B, C, H_l, W_l]``.
+        proposals: with ``proposal_boxes``, one a picture.
+        annotations: one a picture, with ``gt_boxes``; key pictures have ``gt_classes``, ``gt_depth``, ``gt_alpha``,
+            ``gt_dims``, ``gt_center_offset`` (projected 3D centre minus centre of the 2D box, pixels of the original)
+            and ``gt_match`` (index of the same object among the reference's annotations, or -1), too.
+        ignored: regions ``[M, 4]`` of each picture where proposals are no background, or None.
+    """
+
+    features: dict[str, Tensor]
+    proposals: Sequence[Instances]
+    annotations: Sequence[Instances]
+    ignored: Sequence[Tensor | None]
+
+
 @torch.no_grad()
-def sample_boxes(
-    proposals: Sequence[Instances], annotations: Sequence[Instances], rules: SamplingRules, mode: Mode
-) -> list[SampledBoxes]:
+def sample_boxes(view: TrainingView, rules: SamplingRules, mode: Mode) -> list[SampledBoxes]:
     """Annotated boxes and proposals of each picture that train a head."""
     sampler = BalancedSampler(rules.count, rules.positive_fraction, rules.negatives_per_positive, mode)
     sampled = []
-    for found, truth in zip(proposals, annotations, strict=True):
+    for found, truth, regions in zip(view.proposals, view.annotations, view.ignored, strict=True):
         overlaps = pairwise_iou(truth.gt_boxes, found.proposal_boxes)
         own = torch.arange(len(truth), device=overlaps.device)
-        assigned = torch.cat((own, assign_boxes(overlaps, *rules.iou_thresholds, rules.claim_from)))
+        assigned = assign_boxes(overlaps, *rules.iou_thresholds, rules.claim_from)
+        assigned = torch.cat((own, spare_regions(assigned, found.proposal_boxes.tensor, regions)))
         greatest = overlaps.amax(0) if len(truth) else overlaps.new_zeros(len(found))
         greatest = torch.cat((overlaps.new_ones(len(truth)), greatest))
         candidates = torch.cat((truth.gt_boxes.tensor, found.proposal_boxes.tensor))
@@ -215,27 +232,13 @@ class QD3DTROIHeads(nn.Module):
 
     # ------------------------------------------------------------------------------------------------- training
 
-    def losses(
-        self,
-        features: dict[str, Tensor],
-        proposals: Sequence[Instances],
-        annotations: Sequence[Instances],
-        pictures: Sequence[Picture],
-    ) -> dict[str, Tensor]:
-        """Losses of the 2D and the 3D head on key pictures.
-
-        Args:
-            features: by name, ``[B, C, H_l, W_l]``.
-            proposals: with ``proposal_boxes``.
-            annotations: with ``gt_boxes``, ``gt_classes``, ``gt_depth``, ``gt_alpha``, ``gt_dims``,
-                ``gt_center_offset`` (projected 3D centre minus centre of the 2D box, pixels of the original).
-            pictures: one a picture.
-        """
-        mode = self.decoding.mode
-        sampled = sample_boxes(proposals, annotations, self.detection_rules, mode)
-        pooled = self.pooler([features[name] for name in self.in_features], [Boxes(part.boxes) for part in sampled])
+    def losses(self, view: TrainingView, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        """Losses of the 2D and the 3D head on key pictures."""
+        sampled = sample_boxes(view, self.detection_rules, self.decoding.mode)
+        levels = [view.features[name] for name in self.in_features]
+        pooled = self.pooler(levels, [Boxes(part.boxes) for part in sampled])
         positive = torch.cat([_is_positive(part) for part in sampled])
-        matched = [truth[part.matched] for truth, part in zip(annotations, sampled, strict=True)]
+        matched = [truth[part.matched] for truth, part in zip(view.annotations, sampled, strict=True)]
         classes = torch.cat([truth.gt_classes for truth in matched])
         logits, deltas = self.box_predictor(self.box_head(pooled))
         labels = torch.full_like(positive, self.num_classes, dtype=torch.int64)
@@ -260,35 +263,21 @@ class QD3DTROIHeads(nn.Module):
             **box3d_losses(own, targets, self.codecs),
         }
 
-    def embedding_losses(
-        self,
-        key: tuple[dict[str, Tensor], Sequence[Instances], Sequence[Instances]],
-        reference: tuple[dict[str, Tensor], Sequence[Instances], Sequence[Instances]],
-    ) -> dict[str, Tensor]:
-        """Losses of the embedding head.
-
-        Args:
-            key: features, proposals and annotations of the key pictures; ``gt_match`` is the index of the same object
-                among the reference's annotations, or -1.
-            reference: the same of their references, without ``gt_match``.
-        """
+    def embedding_losses(self, key: TrainingView, reference: TrainingView) -> dict[str, Tensor]:
+        """Losses of the embedding head on key pictures and their references."""
         mode = self.decoding.mode
-        sampled_key = sample_boxes(key[1], key[2], self.embedding_rules, mode)
-        sampled_reference = sample_boxes(reference[1], reference[2], self.embedding_rules, mode)
-        key_parts = self._embed(key[0], [part.boxes for part in sampled_key])
-        reference_parts = self._embed(
-            reference[0],
-            [
-                torch.cat((truth.gt_boxes.tensor, part.boxes))
-                for truth, part in zip(reference[2], sampled_reference, strict=True)
-            ],
-        )
+        sampled_key = sample_boxes(key, self.embedding_rules, mode)
+        sampled_reference = sample_boxes(reference, self.embedding_rules, mode)
+        annotated = [truth.gt_boxes.tensor for truth in reference.annotations]
+        both = [torch.cat((a, part.boxes)) for a, part in zip(annotated, sampled_reference, strict=True)]
+        key_parts = self._embed(key.features, [part.boxes for part in sampled_key])
+        reference_parts = self._embed(reference.features, both)
         pairs = []
         for i, (own, other) in enumerate(zip(sampled_key, sampled_reference, strict=True)):
             positives, negatives = key_parts[i].split([len(own.positive), len(own.negative)])
             number = len(other.negative) + len(own.negative)
-            identities = reference_identities(reference[2][i].gt_boxes.tensor, other.positive, number)
-            ids = key[2][i].gt_match[own.matched]
+            identities = reference_identities(annotated[i], other.positive, number)
+            ids = key.annotations[i].gt_match[own.matched]
             pairs.append(KeyReference(positives, ids, torch.cat((reference_parts[i], negatives)), identities))
         return quasi_dense_losses(pairs, mode=mode)
 

@@ -18,7 +18,7 @@ from torchvision.ops import nms
 from ...registration import register_once
 from ..ops.codecs import BoxCodec
 from ..ops.mode import Mode, checked_mode
-from .assignment import NEGATIVE, assign_boxes
+from .assignment import NEGATIVE, assign_boxes, spare_regions
 from .sampling import sample_randomly
 
 __all__ = ["LegacyRPN", "rpn_losses"]
@@ -82,13 +82,18 @@ class LegacyRPN(RPN):
         }
 
     def forward(
-        self, images: ImageList, features: dict[str, Tensor], gt_instances: list[Instances] | None = None
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        gt_instances: list[Instances] | None = None,
+        ignored: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """
         Args:
             images: only their sizes are looked at.
             features: by name, ``[B, C, H_l, W_l]``.
             gt_instances: with ``gt_boxes``, or None for no losses.
+            ignored: regions ``[M, 4]`` of each picture (or None) where anchors are no background.
 
         Returns:
             ``(proposals, losses)``: for each picture ``proposal_boxes`` and ``objectness_logits``, best first.
@@ -100,7 +105,7 @@ class LegacyRPN(RPN):
         deltas = [x.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in delta_maps]
         losses: dict[str, Tensor] = {}
         if self.training and gt_instances is not None:
-            labels, targets = self._targets(Boxes.cat(anchors), gt_instances)
+            labels, targets = self._targets(Boxes.cat(anchors), gt_instances, ignored or [None] * len(gt_instances))
             losses = rpn_losses(logits, deltas, labels, targets)
             losses = {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
         return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
@@ -141,13 +146,16 @@ class LegacyRPN(RPN):
         return found
 
     @torch.no_grad()
-    def _targets(self, anchors: Boxes, gt_instances: list[Instances]) -> tuple[Tensor, Tensor]:
+    def _targets(
+        self, anchors: Boxes, gt_instances: list[Instances], ignored: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
         """Labels ``[B, N]`` and encoded boxes ``[B, N, 4]`` of sampled anchors, see :func:`rpn_losses`."""
         low, high = self.iou_thresholds
         labels, targets = [], []
-        for instances in gt_instances:
+        for instances, regions in zip(gt_instances, ignored, strict=True):
             overlaps = pairwise_iou(instances.gt_boxes, anchors)
             assigned = assign_boxes(overlaps, low, high, _CLAIM_FROM)
+            assigned = spare_regions(assigned, anchors.tensor, regions)
             label = self._sampled(assigned)
             target = torch.zeros_like(anchors.tensor)
             positive = label == 1

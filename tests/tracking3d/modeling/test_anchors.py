@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centernet.tracking3d.modeling.anchors import LegacyAnchorGenerator, legacy_cell_anchors
-from centernet.tracking3d.modeling.assignment import IGNORED, NEGATIVE, assign_boxes
+from centernet.tracking3d.modeling.assignment import IGNORED, NEGATIVE, assign_boxes, spare_regions
 from centernet.tracking3d.modeling.rpn import rpn_losses
 from centernet.tracking3d.modeling.sampling import BalancedSampler, sample_evenly, sample_randomly
 
@@ -134,6 +134,15 @@ def test_boxes_claim_their_best_candidates():
     assert assign_boxes(overlaps, 0.3, 0.5, 0.2).tolist() == [1, IGNORED, IGNORED, 2]
     assert assign_boxes(torch.zeros(0, 3), 0.3, 0.5, 0.3).tolist() == [NEGATIVE] * 3
     assert assign_boxes(torch.zeros(3, 0), 0.3, 0.5, 0.3).tolist() == []
+
+
+def test_background_in_regions_without_annotations_is_ignored():
+    candidates = torch.tensor([[0.0, 0, 10, 10], [6.0, 0, 16, 10], [4.0, 0, 14, 10], [50.0, 50, 60, 60]])
+    regions = torch.tensor([[0.0, 0, 9, 10], [50.0, 50, 70, 70]])
+    assigned = torch.tensor([0, NEGATIVE, NEGATIVE, NEGATIVE])
+    assert spare_regions(assigned, candidates, regions).tolist() == [0, NEGATIVE, NEGATIVE, IGNORED]
+    assert spare_regions(assigned[1:], candidates[1:], regions[:1] + 2).tolist() == [NEGATIVE, IGNORED, NEGATIVE]
+    assert torch.equal(spare_regions(assigned, candidates, None), assigned)
 
 
 @pytest.mark.parametrize("source", ["small", "all"])
