@@ -167,11 +167,9 @@ def _picture_graph(request: Request, rule: ResizeRule, divisor: int) -> str:
             scale = ReduceMin <keepdims = 0> (ratios)
             scaled = Mul (exact, scale)
             floor = Floor (scaled)
-            whole = Cast <to = 7> (floor)
-            one = Constant <value_ints = [1]> ()
-            new = Max (whole, one)"""
+            whole = Cast <to = 7> (floor)"""
     elif rule.short == 0:
-        size = "new = Identity (size)"
+        size = "whole = Identity (size)"
     else:
         size = f"""
             short = Constant <value_float = {float(rule.short)}> ()
@@ -191,7 +189,7 @@ def _picture_graph(request: Request, rule: ResizeRule, divisor: int) -> str:
             half_exact = CastLike (half, exact)
             added = Add (fitted, half_exact)
             floor = Floor (added)
-            new = Cast <to = 7> (floor)"""
+            whole = Cast <to = 7> (floor)"""
     batch, height, width = request.picture_dims()
     sizes = "int64[batch, 2] resized_image_sizes"
     sizes += ", int64[batch, 2] resized_picture_sizes" if request.postprocess else ""
@@ -203,7 +201,9 @@ def _picture_graph(request: Request, rule: ResizeRule, divisor: int) -> str:
             size = Shape <start = 1, end = 3> (pictures)
             exact = Cast <to = 11> (size)
             {size}
-            resized = Resize <mode = "linear", antialias = 1, axes = [1, 2]> (pictures, "", "", new)
+            one = Constant <value_ints = [1]> ()
+            new = Max (whole, one)
+            resized = Resize <mode = "linear", antialias = 1, exclude_outside = 1, axes = [1, 2]> (pictures, "", "", new)
             planes = Transpose <perm = [0, 3, 1, 2]> (resized)
             divisor = Constant <value_ints = [{divisor}]> ()
             to_next = Constant <value_ints = [{divisor - 1}]> ()

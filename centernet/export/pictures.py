@@ -48,7 +48,7 @@ def resized_size(height: int, width: int, square: bool, short: int, long: int) -
     longest = max(new_height, new_width)
     if longest > long:
         new_height, new_width = new_height * (long / longest), new_width * (long / longest)
-    return int(new_height + 0.5), int(new_width + 0.5)
+    return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
 
 
 def round_up(size: int, divisor: int) -> int:

@@ -1,0 +1,6 @@
+"""The small models of other tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "modeling"))
