@@ -11,7 +11,7 @@ pose, annotations with bbox, alpha, dimension, center_2d, translation), TRUTH as
 DETECTIONS as the detector writes it without tracking (TEST with pure detections), with uncertainty, for the same
 videos. Several files go in pairs. Categories: the published models take car, pedestrian and cyclist (KITTI, Waymo), car
 (GTA), or all ten of nuScenes. --frame-seconds is the time between two frames of the files where these have no
-timestamp (nuScenes' key frames 0.5, KITTI and Waymo 0.1).
+timestamp in microseconds (nuScenes' key frames 0.5, KITTI and Waymo 0.1).
 
 --mode parity trains as published, flaws included: objects are paired by an overlap that small boxes reach without
 touching, seen at their true centre in the picture, and what was not detected is seen as it is. --mode modern pairs one
@@ -78,6 +78,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Read, train, tell."""
     options = parse(arguments)
+    if not options.frame_seconds > 0:
+        raise UserError(f"--frame-seconds is {options.frame_seconds}: give the time between frames, such as 0.1")
     rules = TrainingRules(
         network=options.network,
         mode=options.mode,
@@ -108,8 +110,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def load(options: argparse.Namespace) -> tuple[list[Track], list[Track]]:
     """Tracks for training and for validation."""
-    if not options.frame_seconds > 0:
-        raise UserError(f"--frame-seconds is {options.frame_seconds}: give the time between frames, such as 0.1")
     if options.synthetic is not None:
         if options.detections or options.truth:
             raise UserError("--synthetic needs no files: leave out --detections and --truth, or --synthetic")

@@ -22,7 +22,6 @@ PARITY_OVERLAP = 0.85
 PARITY_CONFIDENCE = 0.95
 """Of a true box that stands in for a detection."""
 MODERN_OVERLAP = 0.5
-_MICROSECONDS = 1e11  # timestamps above are no seconds
 
 
 class _Boxes(NamedTuple):
@@ -68,7 +67,7 @@ def read_tracks(
         detections: JSON of the detector on the same pictures, without tracking.
         truth: JSON of the annotations. Both have videos in the same order.
         mode: see above.
-        frame_seconds: time between frames ``index`` and ``index + 1``, where frames have no ``timestamp``.
+        frame_seconds: time between frames ``index`` and ``index + 1``, where frames have no ``timestamp`` (microseconds).
         categories: names to take, in any case of letters; all by default.
 
     Raises:
@@ -229,9 +228,7 @@ def _depth(annotation: dict[str, Any]) -> float:
 
 def _seconds(image: dict[str, Any], index: int, frame_seconds: float) -> float:
     time = image.get("timestamp")
-    if time is None:
-        return index * frame_seconds
-    return time / 1e6 if abs(time) > _MICROSECONDS else float(time)
+    return index * frame_seconds if time is None else time / 1e6
 
 
 def _numbers(values: list[Any], *width: int) -> Tensor:
