@@ -53,7 +53,8 @@ class Boxes3D(NamedTuple):
 def annotations_of(boxes: Boxes3D, intrinsics: Tensor) -> list[Record]:
     """Annotations of a frame record; ``intrinsics [3, 4]`` project the centres."""
     centres, _ = project(boxes.xyz, intrinsics)
-    columns = zip(*(column.tolist() for column in (*boxes, centres)), strict=True)
+    # numpy's tolist: torch's takes ten times as long, and there is a call for every frame
+    columns = zip(*(column.numpy().tolist() for column in (*boxes, centres)), strict=True)
     return [
         {
             "bbox": box,
@@ -105,7 +106,7 @@ def camera_of(record: Record) -> Camera:
 
 def pose_record(rotation: Tensor, position: Tensor) -> dict[str, Any]:
     """``pose`` of a record from ``[3, 3]`` and ``[3]``."""
-    return {"rotation": rotation.tolist(), "position": position.tolist()}
+    return {"rotation": rotation.numpy().tolist(), "position": position.numpy().tolist()}
 
 
 def training_alpha(boxes: Tensor, xyz: Tensor, yaw: Tensor, intrinsics: Tensor, mode: Mode) -> Tensor:
@@ -138,8 +139,9 @@ def visible_boxes(corners: Tensor, intrinsics: Tensor, size: Sequence[int]) -> t
     limit = uv.new_tensor([width, height])
     boxes = torch.cat((low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)), 1)
     cut = visible & ((low < 0) | (high > limit)).any(1)
+    points = uv.numpy().tolist()
     for row in cut.nonzero().flatten().tolist():
-        bounds = _hull_bounds(uv[row].tolist(), width, height)
+        bounds = _hull_bounds(points[row], width, height)
         visible[row] = bounds is not None
         boxes[row] = uv.new_tensor(bounds or (0.0, 0.0, 0.0, 0.0))
     return boxes, visible

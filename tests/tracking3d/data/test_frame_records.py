@@ -116,8 +116,8 @@ def published(**more):
     """As the published converters write it: ids from 1, poses as Euler angles, an image without annotations."""
     note = {
         "id": 1, "image_id": 0, "category_id": 3, "instance_id": 4, "bbox": [10, 20, 30, 40], "area": 1200,
-        "alpha": 0.1, "roty": 0.2, "dimension": [1.5, 1.8, 4], "translation": [0, 1, 20], "center_2d": [25, 40], "delta_2d": [0, 0],
-        "iscrowd": False, "ignore": 0,
+        "alpha": 0.1, "roty": 0.2, "dimension": [1.5, 1.8, 4], "translation": [0, 1, 20],
+        "center_2d": [25, 40], "delta_2d": [0, 0], "iscrowd": False, "ignore": 0,
     }  # fmt: skip
     image = {
         "file_name": "a.png", "cali": [row + [0] for row in K],
