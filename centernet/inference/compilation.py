@@ -30,7 +30,13 @@ os.register_at_fork(after_in_child=_compiler_thread.cache_clear)
 def in_compiler_thread(function: Callable[..., Any], *args: Any) -> Any:
     """``function(*args)``, in the one thread that compiles: PyTorch 2.11 crashes where a thread goes on with what one
     that has ended began. To run what is compiled, any thread will do."""
-    return _compiler_thread().submit(function, *args).result()
+
+    def work() -> Any:
+        # each shape is a graph, and beyond the limit PyTorch would silently run uncompiled
+        with torch._dynamo.config.patch(recompile_limit=_MOST_GRAPHS, accumulated_recompile_limit=4 * _MOST_GRAPHS):
+            return function(*args)
+
+    return _compiler_thread().submit(work).result()
 
 
 class CompiledModules:
@@ -47,12 +53,10 @@ class CompiledModules:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Inside, calls of this thread run compiled; the first one of a shape is compiled then."""
+        """Inside, calls of this thread run compiled. The first one of a shape compiles: :func:`in_compiler_thread`."""
         self._local.active = True
         try:
-            # each shape is a graph, and beyond the limit PyTorch would silently run uncompiled
-            with torch._dynamo.config.patch(recompile_limit=_MOST_GRAPHS, accumulated_recompile_limit=4 * _MOST_GRAPHS):
-                yield
+            yield
         finally:
             self._local.active = False
 
