@@ -6,6 +6,7 @@ Annotations: ``bbox`` (xywh, pixels), ``score`` (2D), ``uncertainty`` (confidenc
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ class TrackedFrame(NamedTuple):
         xyz: float ``[T, 3]``, centre in the camera frame; ``None``: from ``center2d`` and ``depth``.
         yaw: float ``[T]``, in the camera frame; ``None``: from ``alpha``.
         velocity: float ``[T, 3]``, world, m/s; ``None``: not known.
+        attributes: T names of nuScenes' attributes; ``None``: the most frequent one of each class.
     """
 
     boxes: Tensor
@@ -56,6 +58,7 @@ class TrackedFrame(NamedTuple):
     xyz: Tensor | None = None
     yaw: Tensor | None = None
     velocity: Tensor | None = None
+    attributes: Sequence[str] | None = None
 
 
 def tracked_frame(detections: Detections3D, tracks: Tracks3D, mode: Mode) -> TrackedFrame:
@@ -172,7 +175,7 @@ class TrackingResults:
         double = {
             name: value.detach().double().cpu()
             for name, value in tracked._asdict().items()
-            if value is not None and name not in ("labels", "ids")
+            if isinstance(value, Tensor) and name not in ("labels", "ids")
         }
         intrinsics = torch.tensor(frame["intrinsics"], dtype=torch.float64)
         boxes, center, depth = double["boxes"], double["center2d"], double["depth"].reshape(-1)
@@ -198,7 +201,8 @@ class TrackingResults:
         }
         if "velocity" in double:
             columns["velocity"] = double["velocity"]
-        return {name: column.tolist() for name, column in columns.items()}
+        written = {name: column.tolist() for name, column in columns.items()}
+        return written if tracked.attributes is None else written | {"attribute_name": list(tracked.attributes)}
 
 
 def _annotation(values: dict[str, Any], number: int, image_id: int) -> dict[str, Any]:
