@@ -76,8 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
     print(f"  inputs {', '.join(json.loads(metadata['inputs']))}; outputs {', '.join(json.loads(metadata['outputs']))}")
     print(
-        f"  compared with the model on {check['images']} pictures, {' and '.join(map(str, check['batches']))} at a time: "
-        f"{check['detections']} detections, boxes within {check['boxes']:.2g} pixels, scores within "
+        f"  compared with the model on {check['images']} pictures, {' and '.join(map(str, check['batches']))} at a time:"
+        f"\n  {check['detections']} detections, boxes within {check['boxes']:.2g} pixels, scores within "
         f"{check['scores']:.2g}, same classes"
     )
 

@@ -121,7 +121,13 @@ class ExportedDetector:
             raise UserError(f"{path} is no exported model: their names end in {', '.join(formats)}")
         if not path.is_file():
             raise UserError(f"there is no file {path}")
-        self._program = _FORMATS[formats[path.suffix]].load(str(path))
+        try:
+            self._program = _FORMATS[formats[path.suffix]].load(str(path))
+        except UserError:
+            raise
+        except Exception as error:  # each runtime has its own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise UserError(f"{path} cannot be read as {formats[path.suffix]}: {reason}") from error
         self.metadata: dict[str, str] = self._program.metadata
         self.inputs = Request.inputs_of(self.metadata)
 

@@ -203,7 +203,8 @@ def _picture_graph(request: Request, rule: ResizeRule, divisor: int) -> str:
             {size}
             one = Constant <value_ints = [1]> ()
             new = Max (whole, one)
-            resized = Resize <mode = "linear", antialias = 1, exclude_outside = 1, axes = [1, 2]> (pictures, "", "", new)
+            resized = Resize <mode = "linear", antialias = 1, exclude_outside = 1, axes = [1, 2]>
+                (pictures, "", "", new)
             planes = Transpose <perm = [0, 3, 1, 2]> (resized)
             divisor = Constant <value_ints = [{divisor}]> ()
             to_next = Constant <value_ints = [{divisor - 1}]> ()

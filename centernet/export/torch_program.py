@@ -27,7 +27,7 @@ class TorchProgram:
     def __init__(self, function: Callable[..., Any], extra_files: Mapping[str, str | bytes]):
         self._function = function
         texts = {key: text.decode() if isinstance(text, bytes) else text for key, text in extra_files.items()}
-        self.metadata = {key: text for key, text in texts.items() if text}
+        self.metadata = texts if any(texts.values()) else {}
 
     def __call__(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
         """Inputs and outputs in the order of the file, on the CPU."""

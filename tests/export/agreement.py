@@ -1,6 +1,6 @@
 """Do all formats find what eager finds? The whole table, on real pictures:
 
-    python tests/export/agreement.py [--models ...] [--formats ...] [--pictures FOLDER]
+python tests/export/agreement.py [--models ...] [--formats ...] [--pictures FOLDER]
 """
 
 import argparse

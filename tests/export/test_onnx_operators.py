@@ -73,9 +73,7 @@ def suppress():
     return in_onnxruntime(Suppress(), candidates(2, 50, 3), tuple([{0: batch, 1: count}] * 4))
 
 
-@pytest.mark.parametrize(
-    "case", [(1, 40, 1), (2, 300, 80), (3, 500, 4, 20), (1, 500, 1, 50), (5, 30, 1203)], ids=str
-)
+@pytest.mark.parametrize("case", [(1, 40, 1), (2, 300, 80), (3, 500, 4, 20), (1, 500, 1, 50), (5, 30, 1203)], ids=str)
 def test_nms_keeps_the_same_boxes(suppress, case):
     inputs = candidates(*case)
     assert np.array_equal(suppress(*inputs), nms_best(*inputs, 0.5, LIMIT, False).numpy())
