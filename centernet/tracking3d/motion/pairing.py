@@ -67,7 +67,7 @@ def read_tracks(
         detections: JSON of the detector on the same pictures, without tracking.
         truth: JSON of the annotations. Both have videos in the same order.
         mode: see above.
-        frame_seconds: time between frames ``index`` and ``index + 1``, where frames have no ``timestamp`` (microseconds).
+        frame_seconds: between frames ``index`` and ``index + 1``, where these have no ``timestamp`` (microseconds).
         categories: names to take, in any case of letters; all by default.
 
     Raises:

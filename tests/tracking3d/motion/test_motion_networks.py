@@ -235,12 +235,13 @@ def test_a_heading_that_was_wrong_at_first_is_given_up():
 
 @pytest.mark.slow
 def test_two_hundred_tracks_step_fast():
+    """In CPU time of all threads, which other programs do not change much."""
     motion = VeloLSTMMotion(VeloLSTM().eval(), "modern")
     state = motion.create(torch.randn(200, 7, dtype=torch.float64))
     best = math.inf
     for _ in range(30):
-        start = time.perf_counter()
+        start = time.process_time()
         state, _ = motion.predict(state, state.age != 0)
         state = motion.update(state, torch.arange(200), torch.randn(200, 7, dtype=torch.float64), torch.rand(200))
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert best < 0.025

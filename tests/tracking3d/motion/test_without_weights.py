@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centernet.tracking3d.motion.base import concat
@@ -85,6 +85,7 @@ def test_longer_steps_move_further():
     assert long.variance[0, 0] > model.predict(state, torch.tensor([True]))[0].variance[0, 0]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.floats(-3.14, 3.14), st.floats(-3.14, 3.14))
 def test_aligned_yaw_is_the_same_line_and_near(yaw, observed):
     result = align_yaw(torch.tensor(yaw, dtype=torch.float64), torch.tensor(observed, dtype=torch.float64)).item()
