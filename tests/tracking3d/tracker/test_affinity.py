@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centernet.tracking3d.motion.constant import ConstantPosition
@@ -125,6 +125,7 @@ boxes = st.lists(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(boxes)
 def test_duplicates_are_those_of_the_plain_loop(drawn):
     rows = torch.tensor(sorted(drawn, key=lambda row: -row[4])).reshape(-1, 5)
@@ -148,6 +149,7 @@ def overlaps(boxes):
     return shared / (area[:, None] + area - shared)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 7), st.integers(0, 7))
 def test_greedy_assignment_is_that_of_the_plain_loop(seed, count, entries):
     draw = np.random.RandomState(seed)
