@@ -43,7 +43,8 @@ class ScoredFrame(NamedTuple):
 
     def select(self, index: NDArray[np.bool_]) -> "ScoredFrame":
         """The rows of a mask."""
-        return ScoredFrame(*(column[index] for column in self))
+        ids, labels, xyz, yaw, dims = self
+        return ScoredFrame(ids[index], labels[index], xyz[index], yaw[index], dims[index])
 
 
 Sequence3D = Sequence[tuple[ScoredFrame, ScoredFrame]]

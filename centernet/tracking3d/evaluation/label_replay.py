@@ -110,7 +110,14 @@ def _detections(boxes: Boxes3D, generator: torch.Generator, spoilt: bool) -> Det
 
 def tracker_for_labels(mode: Mode) -> QuasiDenseTracker:
     """A Kalman tracker without appearance, for detections of which none is a duplicate of another."""
-    rules = replace(KITTI_RULES, appearance_cue="none", assignment="hungarian", duplicate_iou=1.0, low_score_iou=1.0)
+    rules = replace(
+        KITTI_RULES,
+        appearance_cue="none",
+        assignment="hungarian",
+        match_affinity=0.3,  # the camera turns and drives, and nobody tells the tracker
+        duplicate_iou=1.0,
+        low_score_iou=1.0,
+    )
     return QuasiDenseTracker(rules, KalmanMotion(), mode)
 
 
