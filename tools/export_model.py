@@ -75,10 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     check = json.loads(metadata["check"])
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
     print(f"  inputs {', '.join(json.loads(metadata['inputs']))}; outputs {', '.join(json.loads(metadata['outputs']))}")
+    at_a_time = " and ".join(map(str, check["batches"]))
     print(
-        f"  compared with the model on {check['images']} pictures, {' and '.join(map(str, check['batches']))} at a time:"
-        f"\n  {check['detections']} detections, boxes within {check['boxes']:.2g} pixels, scores within "
-        f"{check['scores']:.2g}, same classes"
+        f"  compared with the model on {check['images']} pictures, {at_a_time} at a time: {check['detections']} "
+        f"detections, boxes within {check['boxes']:.2g} pixels, scores within {check['scores']:.2g}, same classes"
     )
 
 
