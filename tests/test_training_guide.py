@@ -14,7 +14,7 @@ GUIDE = (ROOT / "docs" / "TRAINING.md").read_text("utf-8")
 ROWS = dict(re.findall(r"^\| `([A-Z_.]+)` \| `([^|]*)` \| \S.*\|$", GUIDE, re.MULTILINE))
 # of the model, of the input, for debugging, or without effect
 ELSEWHERE = re.compile(
-    r"MODEL\.(CENTERNET|BIFPN|DLA|TIMM|ROI_BOX_HEAD)\.|INPUT\.|DEBUG|SAVE_DEBUG|SAVE_PTH|DATALOADER\.SOURCE_AWARE"
+    r"MODEL\.(CENTERNET|BIFPN|DLA|TIMM|TRACKING3D|ROI_BOX_HEAD)\.|INPUT\.|DEBUG|SAVE_DEBUG|SAVE_PTH|DATALOADER\.SOURCE_AWARE"
 )
 
 

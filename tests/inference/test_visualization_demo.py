@@ -25,7 +25,7 @@ def plain_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_picture_is_predicted_and_drawn(cfg: CfgNode, picture: np.ndarray) -> None:
     demo = VisualizationDemo(cfg)
     predictions, drawing = demo.run_on_image(picture)
-    assert len(predictions["instances"]) == len(Predictor(cfg)(picture)["instances"]) > 5
+    assert len(predictions["instances"]) == len(Predictor(cfg)(picture)) > 5
     drawn = drawing.get_image()
     assert drawn.shape == picture.shape
     untouched = (drawn == picture[:, :, ::-1]).all(axis=2).mean()  # RGB against BGR
