@@ -17,8 +17,8 @@ def objects(*rows):
 
 
 def test_perfect():
-    truth = [objects({})] * 100
-    scores = kitti_scores(truth, [objects({"score": 0.9 - number / 1000}) for number in range(100)])
+    truth = [objects({})] * 50
+    scores = kitti_scores(truth, [objects({"score": 0.9 - number / 1000}) for number in range(50)])
     assert scores["car/3d/0.7"] == scores["car/bev/0.5"] == scores["car/bbox/0.7"] == (1, 1, 1)
     assert all(math.isnan(value) for value in scores["pedestrian/3d/0.5"])
 
