@@ -38,7 +38,7 @@ def decisive(config):
             layer.weight.mul_(deviation / maps[0].std())
     if detector.two_stage:
         for _, predictor in model.roi_heads._stages():
-            torch.nn.init.normal_(predictor.cls_score.weight, std=0.3)
+            torch.nn.init.normal_(predictor.cls_score.weight, std=0.1)
     return detector
 
 
