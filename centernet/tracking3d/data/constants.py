@@ -141,7 +141,6 @@ SHEETS = {
             KITTI_CLASSES,
             backbone="DLA34",
             neck="DLAUp",
-            anchor_scales=(2, 4, 8, 16),
             max_size=1920,
             min_size=1088,
             pairs_per_gpu=3,
