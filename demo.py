@@ -83,7 +83,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--track", action="store_true", help="videos: number the objects, the same number from frame to frame")
     together = "pictures of one size, or frames, that are predicted together (default 1)"
     add("--batch-size", type=int, default=1, metavar="N", help=together)
-    faster = "compiled and in half precision where the hardware has it: faster after a slow start"
+    faster = "half precision where the hardware has it, norms folded; on a GPU compiled, after a slow start"
     add("--optimize", action="store_true", help=faster)
     add("--resume", action="store_true", help="leave out what an interrupted run of the same command has finished")
     keys = "config values to change, last on the line: MODEL.WEIGHTS FILE, MODEL.DEVICE cpu, ..."

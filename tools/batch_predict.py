@@ -54,8 +54,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--cpus-per-worker", type=int, default=1, metavar="N", help="with --ray (default 1)")
     add("--gpus-per-worker", type=float, metavar="X", help="with --ray (default 1 where there are GPUs)")
     add("--retry-broken", action="store_true", help="read pictures again that were broken")
-    add("--precision", default="float32", metavar="NAME", help="float32, bfloat16, float16 or auto (default float32)")
-    add("--optimize", action="store_true", help="fold norms and compile; pays from some hundred pictures")
+    add("--precision", metavar="NAME", help="float32, bfloat16, float16 or auto (default float32; --optimize: auto)")
+    add("--optimize", action="store_true", help="fold norms, half precision; on a GPU compile")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config settings, last")
     return parser.parse_args(arguments)
 
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
         loaders=options.workers,
         ray=ray,
         retry_broken=options.retry_broken,
-        precision=options.precision,
+        precision=options.precision or ("auto" if options.optimize else "float32"),
         optimize=options.optimize,
     )
     return report(options.output, summary)

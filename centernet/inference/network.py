@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -53,7 +52,6 @@ class Network:
         self.model = model
         self._device = torch.device(cfg.MODEL.DEVICE)
         self._lock = threading.Lock()
-        self._worker: ThreadPoolExecutor | None = None
         detector = FixedSizeDetector(model) if _is_fixed_size(cfg, model) else None
         self._batched = None if detector else with_test_time_augmentation(cfg, model)
         self.divisor = detector.divisor if detector else _divisor(model)
@@ -70,8 +68,6 @@ class Network:
             from .optimization import optimize_detector  # brings the compiler with it
 
             self.fixed_size = optimize_detector(detector, precision=precision)
-            # torch.compile crashes where a thread goes on with what one that has ended began (PyTorch 2.11)
-            self._worker = ThreadPoolExecutor(1)
 
     def __call__(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """
@@ -85,7 +81,7 @@ class Network:
         Raises:
             UserError: a tensor of the model holds NaN or infinity.
         """
-        found = self._worker.submit(self._run, inputs).result() if self._worker else self._run(inputs)
+        found = self._run(inputs)
         return found if self._batched is not None else _postprocessed(found, inputs)
 
     def _run(self, inputs: Sequence[dict[str, Any]]) -> list[Any]:
@@ -102,11 +98,10 @@ class Network:
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_worker": self._worker is not None}
+        return {**self.__dict__, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        worker = ThreadPoolExecutor(1) if state["_worker"] else None
-        self.__dict__.update(state, _lock=threading.Lock(), _worker=worker)
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._dtype is None else torch.autocast(self._device.type, self._dtype)

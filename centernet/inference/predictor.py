@@ -65,7 +65,7 @@ class Predictor:
         weights: str | os.PathLike[str] | None = None,
         *,
         device: str | torch.device | None = None,
-        precision: str = "float32",
+        precision: str | None = None,
         threshold: float | None = None,
         optimize: bool = False,
         test_time_augmentation: bool | None = None,
@@ -80,10 +80,11 @@ class Predictor:
                 ones, fetched at the first use; of a config its ``MODEL.WEIGHTS``. "": random ones, with a warning.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; None: the config's, and the CPU where there is no GPU.
             precision: of convolutions and matrix products: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``,
-                which is a half precision where the hardware has it. Boxes are decoded and suppressed in float32.
+                which is a half precision where the hardware has it. Boxes are decoded and suppressed in float32. None:
+                ``"float32"``, and ``"auto"`` with ``optimize``.
             threshold: smallest score of a result, 0 to 1; None: what the config says.
-            optimize: fold norms, compile, use half precision where asked for (see
-                :func:`~.optimization.optimize_detector`); the first pictures of each size take longer.
+            optimize: fold norms, channels-last, pool boxes faster; on a GPU also compile and replay CUDA graphs (the
+                first pictures of each size take longer there). See :func:`~.optimization.optimize_detector`.
             test_time_augmentation: several sizes and flips of each picture, ``TEST.AUG`` of the config; two-stage
                 models only. None: as the config says.
             batch_size: most pictures of a list or iterator a forward pass.
@@ -115,6 +116,7 @@ class Predictor:
         self.metadata = resolve_metadata(self.cfg)
         self.model = build_detector(self.cfg).eval()
         load_weights(self.model, self.cfg.MODEL.WEIGHTS, strict=self.cfg.MODEL.WEIGHTS_STRICT)
+        precision = precision or ("auto" if optimize else "float32")
         self.network = Network(self.cfg, self.model, precision=precision, optimize=optimize)
 
     @cached_property

@@ -60,7 +60,7 @@ class VisualizationDemo:
         track: bool = False,
         optimize: bool = False,
     ) -> None:
-        self.predictor = Predictor(cfg, optimize=optimize, precision="auto" if optimize else "float32")
+        self.predictor = Predictor(cfg, optimize=optimize)
         self.metadata = self.predictor.metadata
         self.instance_mode = instance_mode
         self.parallel = parallel

@@ -289,7 +289,7 @@ class TestPrecision:
 
     @pytest.mark.slow
     def test_optimised(self, cfg: CfgNode, predictor: Predictor, pictures: list[np.ndarray]) -> None:
-        fast = Predictor(cfg, optimize=True, batch_size=3)
+        fast = Predictor(cfg, optimize=True, precision="float32", batch_size=3)
         few = [pictures[0], pictures[2], pictures[4], pictures[3]]
         with ThreadPoolExecutor(3) as pool:
             alone = list(pool.map(fast, few))
