@@ -71,10 +71,6 @@ def export_model(
     check_writable(path)
     rule = ResizeRule.of(cfg)
     program = CoreProgram(detector, to_pictures=postprocess).eval()
-    if pictures is None:
-        pictures = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(_OWN_PICTURES.glob("*.jpg"))]
-    if cfg.INPUT.FORMAT == "BGR":
-        pictures = [picture[:, :, ::-1] for picture in pictures]
     maker = _FORMATS[format]
     captured = maker.capture(program, _example(request, rule, program), request, rule)
     loaded = maker.load(maker.serialise(captured, {}))
@@ -83,23 +79,25 @@ def export_model(
         program,
         request,
         rule,
-        [np.ascontiguousarray(picture) for picture in pictures],
+        _as_model_reads(pictures, cfg),
         resizer=maker.resizer(program, request, rule) if preprocess else None,
         threshold=score_threshold(cfg),
     )
-    metadata = describe(
-        cfg,
-        request,
-        model=model,
-        class_names=class_names,
-        divisor=detector.divisor,
-        smallest=request.smallest(program.coarsest),
-        check=figures,
-    )
+    canvas = {"divisor": detector.divisor, "smallest": request.smallest(program.coarsest)}
+    metadata = describe(cfg, request, model=model, class_names=class_names, check=figures, **canvas)
     data = maker.serialise(captured, metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return metadata
+
+
+def _as_model_reads(pictures: Sequence[np.ndarray] | None, cfg: CfgNode) -> list[np.ndarray]:
+    """The pictures to compare on, in the model's channel order."""
+    if pictures is None:
+        pictures = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(_OWN_PICTURES.glob("*.jpg"))]
+    if cfg.INPUT.FORMAT == "BGR":
+        pictures = [picture[:, :, ::-1] for picture in pictures]
+    return [np.ascontiguousarray(picture) for picture in pictures]
 
 
 class ExportedDetector:

@@ -154,13 +154,10 @@ def _picture_model(request: Request, rule: ResizeRule, divisor: int) -> Any:
     return onnx.parser.parse_model(_picture_graph(request, rule, divisor))
 
 
-def _picture_graph(request: Request, rule: ResizeRule, divisor: int) -> str:
-    """What :class:`~.pictures.PictureProgram` does before the core, in ONNX's text format.
-
-    Resize with ``antialias`` follows Pillow: sums of integers, the two directions one after the other.
-    """
+def _size_graph(rule: ResizeRule) -> str:
+    """From ``exact`` (a picture's height and width) to ``whole``, those after resizing."""
     if rule.square:
-        size = f"""
+        return f"""
             long = Constant <value_float = {float(rule.long)}> ()
             long_exact = CastLike (long, exact)
             ratios = Div (long_exact, exact)
@@ -168,10 +165,9 @@ def _picture_graph(request: Request, rule: ResizeRule, divisor: int) -> str:
             scaled = Mul (exact, scale)
             floor = Floor (scaled)
             whole = Cast <to = 7> (floor)"""
-    elif rule.short == 0:
-        size = "whole = Identity (size)"
-    else:
-        size = f"""
+    if rule.short == 0:
+        return "whole = Identity (size)"
+    return f"""
             short = Constant <value_float = {float(rule.short)}> ()
             short_exact = CastLike (short, exact)
             least = ReduceMin <keepdims = 0> (exact)
@@ -190,6 +186,13 @@ def _picture_graph(request: Request, rule: ResizeRule, divisor: int) -> str:
             added = Add (fitted, half_exact)
             floor = Floor (added)
             whole = Cast <to = 7> (floor)"""
+
+
+def _picture_graph(request: Request, rule: ResizeRule, divisor: int) -> str:
+    """What :class:`~.pictures.PictureProgram` does before the core, in ONNX's text format.
+
+    Resize with ``antialias`` follows Pillow: sums of integers, the two directions one after the other.
+    """
     batch, height, width = request.picture_dims()
     sizes = "int64[batch, 2] resized_image_sizes"
     sizes += ", int64[batch, 2] resized_picture_sizes" if request.postprocess else ""
@@ -200,7 +203,7 @@ def _picture_graph(request: Request, rule: ResizeRule, divisor: int) -> str:
         {{
             size = Shape <start = 1, end = 3> (pictures)
             exact = Cast <to = 11> (size)
-            {size}
+            {_size_graph(rule)}
             one = Constant <value_ints = [1]> ()
             new = Max (whole, one)
             resized = Resize <mode = "linear", antialias = 1, exclude_outside = 1, axes = [1, 2]>
