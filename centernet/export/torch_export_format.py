@@ -1,6 +1,7 @@
 """torch.export: a graph of ATen and torchvision operators, captured in strict mode; loads without this package."""
 
 import io
+import warnings
 from typing import Any
 
 import torch
@@ -38,5 +39,7 @@ def load(file: bytes | str) -> TorchProgram:
     """The program of a file (its content or its path)."""
     extra_files = dict.fromkeys(KEYS, "")
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
-    program = torch.export.load(stream, extra_files=extra_files)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")  # nobody writes to weights
+        program = torch.export.load(stream, extra_files=extra_files)
     return TorchProgram(program.module(), extra_files)

@@ -118,6 +118,19 @@ def test_the_runner_needs_no_pytorch(onnx_file, tmp_path, load_tool):
     assert other.stderr.strip().splitlines()[-1] == "error: this file is for pictures of 90 x 120 pixels"
 
 
+def runs_alone(path, load):
+    """Whether another process without this package can run the file on two images."""
+    code = (
+        f"import sys, torch, torchvision; model = {load}(sys.argv[1]); "
+        "model = getattr(model, 'module', lambda: model)(); "
+        "found = model(torch.zeros(2, 3, 160, 192, dtype=torch.uint8), torch.tensor([[160, 192], [150, 100]])); "
+        "assert found[0].shape[0] == 2, found[0].shape; "
+        "assert not {'centernet', 'detectron2'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd=path.parent)
+    return result.returncode == 0 or pytest.fail(result.stderr)
+
+
 def test_torchscript_of_any_size(tmp_path):
     path = tmp_path / "model.ts"
     cfg, model, metadata = export(path, format="torchscript", preprocess=True, postprocess=True)
@@ -129,6 +142,15 @@ def test_torchscript_of_any_size(tmp_path):
     found, expected = loaded(picture[None]), as_evaluation(model, cfg, picture)
     assert int(found.valid.sum()) == len(expected) > 10
     assert torch.allclose(found.scores[0][:5], expected.scores[:5], atol=5e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "ending, form, load", [(".ts", "torchscript", "torch.jit.load"), (".pt2", "torch_export", "torch.export.load")]
+)
+def test_pytorch_files_need_nothing_of_ours(tmp_path, ending, form, load):
+    export(tmp_path / f"model{ending}", SINGLE, format=form)
+    assert runs_alone(tmp_path / f"model{ending}", load)
 
 
 def test_a_file_that_finds_something_else_is_not_written(tmp_path, monkeypatch):
