@@ -8,7 +8,7 @@ level of operators: names, attributes and the code of the modules do not matter.
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -126,18 +126,18 @@ def _is_plain_convolution(name: str, args: tuple) -> bool:
 
 def _fold(model: nn.Module, convolution: nn.Module, norm: nn.Module) -> Callable[[], None]:
     """Fold one norm; returns what undoes it."""
-    old_weight, old_bias = convolution.weight, convolution.bias
-    weight, mean = old_weight.double(), norm.running_mean.double()  # type: ignore[operator, union-attr]
-    factor = (norm.running_var.double() + norm.eps).rsqrt()  # type: ignore[operator, union-attr]
-    shift = -mean
+    parts: Any = norm  # both have tensors of these names
+    old_weight, old_bias = cast(Tensor, convolution.weight), cast(Tensor | None, convolution.bias)
+    factor = (parts.running_var.double() + parts.eps).rsqrt()
+    shift = -parts.running_mean.double()
     if old_bias is not None:
-        shift = shift + old_bias.double()  # type: ignore[operator]
-    if norm.weight is not None:
-        factor = factor * norm.weight.double()  # type: ignore[operator]
+        shift = shift + old_bias.double()
+    if parts.weight is not None:
+        factor = factor * parts.weight.double()
     shift = shift * factor
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()  # type: ignore[operator]
-    convolution.weight = _constant(weight * factor[:, None, None, None], old_weight)
+    if parts.bias is not None:
+        shift = shift + parts.bias.double()
+    convolution.weight = _constant(old_weight.double() * factor[:, None, None, None], old_weight)
     convolution.bias = _constant(shift, old_weight)
     names = [name for name, module in model.named_modules(remove_duplicate=False) if module is norm]
     rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
