@@ -126,8 +126,8 @@ def _is_plain_convolution(name: str, args: tuple) -> bool:
 
 def _fold(model: nn.Module, convolution: nn.Module, norm: nn.Module) -> Callable[[], None]:
     """Fold one norm; returns what undoes it."""
-    parts: Any = norm  # both have tensors of these names
-    old_weight, old_bias = cast(Tensor, convolution.weight), cast(Tensor | None, convolution.bias)
+    parts: Any = norm
+    old_weight, old_bias = cast(Tensor, convolution.weight), cast(Any, convolution.bias)
     factor = (parts.running_var.double() + parts.eps).rsqrt()
     shift = -parts.running_mean.double()
     if old_bias is not None:
