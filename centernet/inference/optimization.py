@@ -64,7 +64,7 @@ def optimize_detector(
         if channels_last or (channels_last is None and (device.type == "cpu" or dtype != torch.float32)):
             place_in_memory(fast)
     if fast.two_stage:
-        fast.model.roi_heads.fast_pooling = True  # type: ignore[union-attr]
+        fast.model.roi_heads.fast = True  # type: ignore[union-attr]
     _logger.debug("Folded %d norms; heavy layers in %s", folded, dtype)
     compile, cuda_graphs = (device.type == "cuda" if wish is None else wish for wish in (compile, cuda_graphs))
     return OptimizedDetector(fast.model, Canvases(canvases, fast.divisor), compile=compile, cuda_graphs=cuda_graphs)

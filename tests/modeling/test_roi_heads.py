@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 from tiny import image, tiny_cfg, tiny_model, with_objects
 
 from centernet.errors import UserError
+from centernet.modeling.layers import fast_linear
 from centernet.modeling.padded_instances import PaddedInstances, pad_proposals
 from centernet.modeling.roi_heads.box_predictor import ProbabilisticBoxPredictor
 from centernet.modeling.roi_heads.fed_loss import load_class_freq
@@ -206,3 +207,19 @@ def test_sizes_as_tensors_stay_tensors_while_tracing():
 
     traced = image_size_tensor([torch.tensor([96, 128]), torch.tensor([64, 128])], torch.device("cpu"))
     assert traced.tolist() == image_size_tensor([(96, 128), (64, 128)], torch.device("cpu")).tolist()
+
+
+@torch.no_grad()
+def test_fast_inference_differs_in_the_last_bits_only(setting, monkeypatch):
+    model, images, features, proposals = setting
+    sizes = torch.tensor(images.image_sizes)
+    exact = model.roi_heads.detect(features, proposals.padded, sizes)
+    monkeypatch.setattr(fast_linear, "_WORTH_IT", 0)
+    model.roi_heads.fast = True
+    try:
+        fast = model.roi_heads.detect(features, proposals.padded, sizes)
+    finally:
+        del model.roi_heads.fast
+    assert not model.roi_heads.fast
+    assert torch.allclose(fast.scores, exact.scores, atol=1e-5)
+    assert torch.equal(fast.valid, exact.valid)

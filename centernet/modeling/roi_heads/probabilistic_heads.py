@@ -31,11 +31,12 @@ class PaddedInference(nn.Module):
     """Inference of one or several box stages on padded tensors. Subclasses say what a stage is.
 
     Attributes:
-        fast_pooling: faster ROIAlign on a CPU, at the price of the published order of exactly equal scores.
+        fast: on a CPU, pool with sums of rows and run box heads in oneDNN: a fifth of the model's time. The last
+            bits of scores differ from the published ones, and they alone choose among equals on a uniform background.
     """
 
     score_field: str  # of the proposals: what the class probability is multiplied with
-    fast_pooling = False
+    fast = False
     num_classes: int
     box_in_features: list[str]
     box_pooler: ROIPooler
@@ -96,8 +97,8 @@ class PaddedInference(nn.Module):
         for stage, (head, predictor) in enumerate(self._stages()):
             if stage > 0:
                 boxes = clip_boxes(boxes, image_sizes)
-            pooled = pool_boxes(self.box_pooler, maps, boxes, fast=self.fast_pooling)
-            logits, deltas = predictor(run_box_head(head, pooled))
+            pooled = pool_boxes(self.box_pooler, maps, boxes, fast=self.fast)
+            logits, deltas = predictor(run_box_head(head, pooled) if self.fast else head(pooled))
             probabilities.append(predictor.class_probabilities(logits).view(batch, slots, -1))
             boxes = predictor.box2box_transform.apply_deltas(deltas, boxes.flatten(0, 1)).view(batch, slots, -1)
         scores = combine_scores(probabilities, proposals.scores if predictor.mult_proposal_score else None)
