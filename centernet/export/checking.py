@@ -4,6 +4,7 @@ Detections are compared as sets: two whose scores are equal but for rounding may
 the list one of them may be the last that is kept.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ __all__ = ["Difference", "Tolerance", "check_program", "compare", "network_input
 Run = Callable[..., Sequence[np.ndarray]]
 Resizer = Callable[[np.ndarray], np.ndarray]
 _BATCHES = (1, 2, 5)
+_logger = logging.getLogger(__name__)
 
 
 class Tolerance(NamedTuple):
@@ -30,6 +32,7 @@ class Tolerance(NamedTuple):
 
 
 EXACT = Tolerance(0.1, 1e-4)
+_AT_THE_CUT = 0.1  # share of the detections
 _GREY_LEVELS = 0.1  # mean difference of a resizing from Pillow's, which rounds some of them the other way
 
 
@@ -197,6 +200,19 @@ def check_program(
 
 
 def _accept(total: Difference, checked: int, grey: float, request: Request) -> None:
+    if total.detections == 0:
+        _logger.warning(
+            "The model finds nothing in the %d pictures that the %s file was compared on, so the comparison says "
+            "little: give pictures with its objects, or a lower threshold",
+            checked,
+            request.format,
+        )
+    if total.at_the_cut > max(2 * checked, _AT_THE_CUT * total.detections):
+        raise UserError(
+            f"the {request.format} file is not written: {total.at_the_cut} detections in {checked} pictures have no "
+            f"partner, and their scores are too much alike to say why (at most {_AT_THE_CUT:.0%} may be); compare on "
+            "other pictures, or with trained weights"
+        )
     if total.missing:
         raise UserError(
             f"the {request.format} file is not written: of {total.detections} detections in {checked} pictures "

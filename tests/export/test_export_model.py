@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),
 ]
 PHOTOS = sorted((ROOT / "centernet" / "export" / "photos").glob("*.jpg"))
+FULL = ["MODEL.CENTERNET.POST_NMS_TOPK_TEST", 8]  # a list that is always full
 NAMES = ["ant", "bee", "cow", "dog", "elk"]
 
 
@@ -167,6 +168,35 @@ def test_a_file_that_finds_something_else_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"torchscript file is not written: of \d+ detections in 12 pictures \d+"):
         export(path, format="torchscript")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_that_are_all_alike_hide_no_difference(tmp_path, monkeypatch):
+    """All classes equal, boxes somewhere else: no detection has a partner, and all are as good as the last one."""
+    capture = build.torchscript_format.capture
+
+    def moved(program, *arguments):
+        other = copy.deepcopy(program)
+        other.detector.model.proposal_generator.centernet_head.bbox_pred.bias.data.add_(3)
+        return capture(other, *arguments)
+
+    def all_alike(cfg, model):
+        for branch in ("agn_hm", "cls_logits"):
+            torch.nn.init.zeros_(getattr(model.model.proposal_generator.centernet_head, branch).weight)
+        return cfg, model
+
+    monkeypatch.setattr(build.torchscript_format, "capture", moved)
+    cfg, model = all_alike(*detector(ONE_STAGE, "MODEL.CENTERNET.WITH_AGN_HM", True, *FULL))
+    options = {"format": "torchscript", "dynamic": False, "height": 128, "width": 192}
+    with pytest.raises(UserError, match="too much alike to say why"):
+        export_model(model, tmp_path / "model.ts", cfg=cfg, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_of_nothing_is_said(tmp_path, caplog):
+    options = {"format": "torchscript", "dynamic": False, "opts": ("MODEL.CENTERNET.INFERENCE_TH", 0.99)}
+    *_, metadata = export(tmp_path / "model.ts", ONE_STAGE, **options)
+    assert json.loads(metadata["check"])["detections"] == 0
+    assert "finds nothing in the 3 pictures" in caplog.text
 
 
 @pytest.mark.parametrize(
