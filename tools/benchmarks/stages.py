@@ -84,9 +84,9 @@ class StageClock:
     def timed(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
         """``function`` as a stage."""
 
-        def run(*args: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             with self.stage(stage):
-                return function(*args)
+                return function(*args, **kwargs)
 
         return run
 
