@@ -69,15 +69,31 @@ def assert_nothing_depends_on_data(program):
                 assert not any(str(size).startswith("u") for size in sizes if isinstance(size, torch.SymInt))
 
 
+def assert_equal(ours, theirs):
+    for one, another in zip(ours, theirs, strict=True):
+        assert one.shape == another.shape
+        assert torch.allclose(one.float(), another.float(), atol=1e-4, rtol=1e-5)
+
+
+def assert_equal_but_for_ties(ours, theirs):
+    """Random networks give scores that differ in their last bits only: these may change places, also with one that is
+    the first beyond the limit."""
+    for one, another in ((ours, theirs), (theirs, ours)):
+        for a, b in zip(zip(*one, strict=True), zip(*another, strict=True), strict=True):
+            (boxes, scores, classes), (boxes_b, scores_b, classes_b) = ([f[x[3]] for f in x[:3]] for x in (a, b))
+            same = (boxes[:, None] - boxes_b).abs().amax(dim=2) < 0.1
+            same &= ((scores[:, None] - scores_b).abs() < 1e-4) & (classes[:, None] == classes_b)
+            assert (scores[~same.any(dim=1)] < scores_b.min() + 1e-4).all()
+
+
 @torch.no_grad()
-def assert_same_detections(detector, other, device="cpu"):
+def assert_same_detections(detector, other, device="cpu", compare=assert_equal):
     found = 0
     for case, (batch, extra) in enumerate([(1, (0, 0)), (2, (1, 3)), (5, (2, 1))]):
         images, sizes = (t.to(device) for t in example(detector.divisor, batch, extra, seed=case))
-        for ours, theirs in zip(detector(images, sizes), other(images, sizes), strict=True):
-            assert ours.shape == theirs.shape
-            assert torch.allclose(ours.float(), theirs.float(), atol=1e-4, rtol=1e-5)
-            found += int(ours.any())
+        ours = detector(images, sizes)
+        compare(ours, other(images, sizes))
+        found += int(ours[3].sum())
     assert found > 0
 
 
@@ -100,7 +116,7 @@ def test_strict_export_of_published_configs(name):
     detector = FixedSizeDetector(build_detector(cfg).eval())
     program = export(detector)
     assert_nothing_depends_on_data(program)
-    assert_same_detections(detector, program.module())
+    assert_same_detections(detector, program.module(), compare=assert_equal_but_for_ties)
 
 
 @torch.no_grad()
