@@ -52,10 +52,10 @@ def spread_weights(model):
         if value.ndim > 1:
             gain = 0.5 if "box_predictor" in key else 0.2 if "offset" in key else 1.0
             state[key] = z * gain / np.prod(value.shape[1:]) ** 0.5
-        elif key.endswith(("running_var", "scale")):
+        elif key.endswith(("running_var", "scale")) or "weights" in key:  # of a BiFPN: below 0 an edge is dead
             state[key] = 1 + 0.1 * z.abs()
         elif key.endswith(".weight"):
-            state[key] = (0.5 if key.startswith("backbone.") else 1.0) + 0.05 * z
+            state[key] = (0.5 if ".res" in key else 1.0) + 0.05 * z  # with 1.0 a ResNet's sums grow and grow
         elif "centernet_head.bbox_pred" in key:
             state[key] = 4 + z
         elif "agn_hm" in key or "cls_logits" in key:
