@@ -59,6 +59,8 @@ def _tracker() -> CN:
     node = CN()
     node.INIT_SCORE = 0.8  # 2D score that begins a track
     node.DUPLICATE_IOU = 0.7  # 2D IoU above which two detections are one, over all classes
-    node.MOTION = "VeloLSTM"  # motion model
-    node.MOTION_WEIGHTS = ""  # its checkpoint
+    node.MATCH_AFFINITY = 0.5  # from which a detection belongs to a track
+    node.LOST_SECONDS = 1.0  # after which a track that was not seen ends (modern; parity: 10 frames)
+    node.MOTION = ""  # VeloLSTM, LSTM, Kalman or Constant; "": what MOTION_WEIGHTS holds, Kalman without
+    node.MOTION_WEIGHTS = ""  # checkpoint of a network
     return node
