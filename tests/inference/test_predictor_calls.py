@@ -42,8 +42,9 @@ def pictures(picture: np.ndarray) -> list[np.ndarray]:
 
 
 def rows(found: Instances) -> torch.Tensor:
-    """Boxes, scores, objectness and classes, [N, 7]."""
-    columns = [found.scores, found.objectness, found.pred_classes]
+    """Boxes, scores, objectness if known, and classes, [N, 7] or [N, 6]."""
+    objectness = [found.objectness] if found.has("objectness") else []
+    columns = [found.scores, *objectness, found.pred_classes]
     return torch.cat([found.pred_boxes.tensor, torch.stack(columns, dim=1)], dim=1)
 
 
@@ -244,11 +245,11 @@ class TestArchitectures:
         with torch.no_grad():
             wanted = predictor.model([entry])[0]["instances"]
         assert len(wanted) > 3
-        torch.testing.assert_close(found.pred_boxes.tensor, wanted.pred_boxes.tensor, rtol=0, atol=0)
-        torch.testing.assert_close(found.scores, wanted.scores, rtol=0, atol=0)
-        torch.testing.assert_close(found.pred_classes, wanted.pred_classes, rtol=0, atol=0)
         assert found.has("objectness") == fixed
-        assert set(wanted.get_fields()) == set(found.get_fields()) - {"objectness"}
+        if fixed:
+            found.remove("objectness")  # the model does not say it
+        same(found, wanted)  # two stages: the fast box stages round otherwise
+        assert set(wanted.get_fields()) == set(found.get_fields())
         if found.has("pred_masks"):
             assert torch.equal(found.pred_masks, wanted.pred_masks)
             assert found[:3].plot().shape == picture.shape

@@ -215,11 +215,6 @@ def test_fast_inference_differs_in_the_last_bits_only(setting, monkeypatch):
     sizes = torch.tensor(images.image_sizes)
     exact = model.roi_heads.detect(features, proposals.padded, sizes)
     monkeypatch.setattr(fast_linear, "_WORTH_IT", 0)
-    model.roi_heads.fast = True
-    try:
-        fast = model.roi_heads.detect(features, proposals.padded, sizes)
-    finally:
-        del model.roi_heads.fast
-    assert not model.roi_heads.fast
+    fast, _ = model.roi_heads.detect_with_owner(features, proposals.padded, sizes, fast=True)
     assert torch.allclose(fast.scores, exact.scores, atol=1e-5)
     assert torch.equal(fast.valid, exact.valid)

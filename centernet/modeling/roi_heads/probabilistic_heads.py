@@ -28,15 +28,9 @@ from .box_predictor import ProbabilisticBoxPredictor
 
 
 class PaddedInference(nn.Module):
-    """Inference of one or several box stages on padded tensors. Subclasses say what a stage is.
-
-    Attributes:
-        fast: on a CPU, pool with sums of rows and run box heads in oneDNN: a fifth of the model's time. The last
-            bits of scores differ from the published ones, and they alone choose among equals on a uniform background.
-    """
+    """Inference of one or several box stages on padded tensors. Subclasses say what a stage is."""
 
     score_field: str  # of the proposals: what the class probability is multiplied with
-    fast = False
     num_classes: int
     box_in_features: list[str]
     box_pooler: ROIPooler
@@ -88,17 +82,21 @@ class PaddedInference(nn.Module):
         return self.detect_with_owner(features, proposals, image_sizes)[0]
 
     def detect_with_owner(
-        self, features: dict[str, Tensor], proposals: PaddedDetections, image_sizes: Tensor
+        self, features: dict[str, Tensor], proposals: PaddedDetections, image_sizes: Tensor, *, fast: bool = False
     ) -> tuple[PaddedDetections, Tensor]:
-        """:meth:`detect`, and which of the proposals each detection comes from, int64 ``[B, K']`` (0 in padding)."""
+        """:meth:`detect`, and which of the proposals each detection comes from, int64 ``[B, K']`` (0 in padding).
+
+        ``fast``: on a CPU, pool with sums of rows and run box heads in oneDNN, a fifth of the model's time. The last
+        bits of scores differ from the published ones, and they alone choose among equals on a uniform background.
+        """
         maps = [features[f] for f in self.box_in_features]
         batch, slots = proposals.valid.shape
         boxes, probabilities = proposals.boxes, []
         for stage, (head, predictor) in enumerate(self._stages()):
             if stage > 0:
                 boxes = clip_boxes(boxes, image_sizes)
-            pooled = pool_boxes(self.box_pooler, maps, boxes, fast=self.fast)
-            logits, deltas = predictor(run_box_head(head, pooled) if self.fast else head(pooled))
+            pooled = pool_boxes(self.box_pooler, maps, boxes, fast=fast)
+            logits, deltas = predictor(run_box_head(head, pooled) if fast else head(pooled))
             probabilities.append(predictor.class_probabilities(logits).view(batch, slots, -1))
             boxes = predictor.box2box_transform.apply_deltas(deltas, boxes.flatten(0, 1)).view(batch, slots, -1)
         scores = combine_scores(probabilities, proposals.scores if predictor.mult_proposal_score else None)

@@ -149,7 +149,7 @@ SHEETS = {
             warmup_factor=0.001,
         ),
         DatasetSheet(
-            "synthetic3d", SYNTHETIC_CLASSES, max_size=320, min_size=192, pairs_per_gpu=8, train_hz=10, test_hz=10
+            "synthetic3d", SYNTHETIC_CLASSES, max_size=448, min_size=192, pairs_per_gpu=8, train_hz=10, test_hz=10
         ),
     )
 }

@@ -1,7 +1,8 @@
 """Plain video, or a folder of pictures, with nothing but a 3x3 camera matrix; poses if there are any."""
 
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ...errors import UserError
 from ..ops.calibration import make_camera
 from .kitti import picture_size
 from .records import Record, pose_record
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _FRAMES_PER_SECOND = 10.0
@@ -114,7 +117,16 @@ def read_folder(
     Raises:
         UserError: no pictures, fewer poses than pictures, or a broken file.
     """
-    folder = Path(source)
+    paths, matrix, known = _open_folder(Path(source), intrinsics, poses)
+    records = []
+    for index, path in enumerate(paths):
+        width, height = picture_size(path)
+        name = Path(source).name
+        records.append(_record(str(path), (height, width), index, name, matrix, known, frames_per_second))
+    return records
+
+
+def _open_folder(folder: Path, intrinsics: Any, poses: Any) -> tuple[list[Path], Tensor, list[dict[str, Any]] | None]:
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise UserError(f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES)}): give another folder, or a video")
@@ -122,12 +134,7 @@ def read_folder(
     known = None if poses is None else read_poses(poses)
     if known is not None and len(known) < len(paths):
         raise UserError(f"{poses} holds {len(known)} poses for {len(paths)} pictures in {folder}: give one for each")
-    records = []
-    for index, path in enumerate(paths):
-        width, height = picture_size(path)
-        record = _record(str(path), (height, width), index, folder.name, matrix, known, frames_per_second)
-        records.append(record)
-    return records
+    return paths, matrix, known
 
 
 def iterate_source(
@@ -136,19 +143,31 @@ def iterate_source(
     poses: str | Path | None = None,
     *,
     frames_per_second: float | None = None,
+    on_error: Callable[[UserError], None] | None = None,
 ) -> Iterator[Record]:
     """Frame records with their pictures under "image" (uint8 RGB ``[H, W, 3]``), of a folder or of a video file.
 
     Args:
         source, intrinsics, poses: as in :func:`read_folder`; ``source`` may be a video file.
         frames_per_second: of the timestamps; default: what the video says, 10 for a folder.
+        on_error: gets the error of a picture that cannot be read, which is left out (its ``frame_index`` is missing
+            then); ``None``: it is raised. Wrong calibration and poses are always raised.
 
     Raises:
         UserError: as :func:`read_folder`; a video that does not open, or has more frames than there are poses.
     """
     if Path(source).is_dir():
-        for record in read_folder(source, intrinsics, poses, frames_per_second=frames_per_second or _FRAMES_PER_SECOND):
-            yield record | {"image": read_rgb(record["file_name"])}
+        paths, matrix, known = _open_folder(Path(source), intrinsics, poses)
+        for index, path in enumerate(paths):
+            try:
+                image = read_rgb(path)
+            except UserError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+                continue
+            size, rate = (image.shape[0], image.shape[1]), frames_per_second or _FRAMES_PER_SECOND
+            yield _record(str(path), size, index, Path(source).name, matrix, known, rate) | {"image": image}
         return
     matrix = _matrix(intrinsics)
     known = None if poses is None else read_poses(poses)
@@ -177,11 +196,16 @@ def _open_video(path: Path) -> tuple[float, Iterator[np.ndarray]]:
     rate = float(capture.get(cv2.CAP_PROP_FPS))
 
     def frames() -> Iterator[np.ndarray]:
-        frame, more = first, True
+        frame, more, count = first, True, 0
+        declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         while more:
             yield np.ascontiguousarray(frame[..., ::-1])
             more, frame = capture.read()
+            count += 1
         capture.release()
+        # OpenCV does not tell a broken file from its end; counts are a little off even in good files
+        if count < 0.9 * declared:
+            logger.warning("%s ended after %d of %d frames: it may be damaged", path, count, declared)
 
     return (rate if 0.1 <= rate <= 1000 else _FRAMES_PER_SECOND), frames()
 

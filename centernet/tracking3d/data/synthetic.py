@@ -1,7 +1,8 @@
 """A small made-up world with known 3D: cuboids of four classes move on a plane and a moving camera sees them.
 
 Everything follows from the seed. Boxes are exact: 2D boxes are the bounds of the projected cuboids within the picture,
-sizes, headings and places those that were drawn.
+sizes, headings and places those that were drawn. Annotated are objects whose centre is in the picture and that are large,
+near and visible enough.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,19 +52,21 @@ class SyntheticOptions:
         frames_per_second: of the clips.
         objects: tried for a clip; those that would hit others or the camera are left out.
         near, far: bounds of an object's depth when it is put into view, metres.
+        farthest: depth up to which objects are annotated, metres.
         min_visible: share of an object's pixels that must not be hidden for it to be annotated.
         min_height: of an annotated 2D box, pixels.
     """
 
     height: int = 192
-    width: int = 320
-    focal: float = 260.0
+    width: int = 448
+    focal: float = 364.0
     frames_per_second: float = 10.0
     objects: int = 8
     near: float = 8.0
     far: float = 38.0
+    farthest: float = 45.0
     min_visible: float = 0.25
-    min_height: float = 8.0
+    min_height: float = 11.0
 
 
 class _Track(NamedTuple):
@@ -202,6 +205,9 @@ def _annotate(
     area = ((bounds[:, 2:] - bounds[:, :2]).prod(1) * 0.8).clamp(min=1.0)
     keep = visible & (torch.from_numpy(pixels) / area > options.min_visible)
     keep &= bounds[:, 3] - bounds[:, 1] >= options.min_height
+    # what leaves the picture by more than half of it has too little left to be measured
+    u, v = seen.center2d.unbind(1)
+    keep &= (u >= 0) & (u < options.width) & (v >= 0) & (v < options.height) & (seen.depth <= options.farthest)
     boxes = Boxes3D(
         bounds,
         torch.tensor([SYNTHETIC_CLASSES.index(track.kind) for track in tracks]),

@@ -67,7 +67,7 @@ def test_annotations_are_the_same_objects_in_the_world():
     classes = set()
     for seed in range(4):
         for image, made in synthetic_clip(seed, 10):
-            assert image.shape == (192, 320, 3)
+            assert image.shape == (192, 448, 3)
             boxes = boxes_of(made)
             classes |= set(boxes.classes.tolist())
             centre = torch.tensor([a["center2d"] for a in made["annotations"]], dtype=torch.float64).reshape(-1, 2)

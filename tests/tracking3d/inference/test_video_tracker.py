@@ -32,7 +32,8 @@ def identities(tracker, records):
 
 def test_the_config_names_the_tracker(config3d):
     tracker = build_tracker(config3d(f"{TRACKER}.INIT_SCORE", 0.6, f"{TRACKER}.LOST_SECONDS", 2.0))
-    assert tracker.mode == "modern" and isinstance(tracker.motion, KalmanMotion)
+    assert tracker.mode == "modern"
+    assert isinstance(tracker.motion, KalmanMotion)
     assert (tracker.rules.init_score, tracker.rules.duplicate_iou, tracker.rules.lost_seconds) == (0.6, 0.8, 2.0)
     assert tracker.rules.frame_seconds == pytest.approx(0.1)
     assert isinstance(build_tracker(config3d(f"{TRACKER}.MOTION", "Constant")).motion, ConstantPosition)
@@ -86,7 +87,8 @@ def test_tracks_are_where_the_labels_are(config3d, clip, label_model):
     frame = tracker.step(records[0])
     truth = torch.tensor([a["translation"] for a in records[0]["annotations"]], dtype=torch.float64)
     distance = torch.cdist(frame.xyz.double(), truth)
-    assert distance.amin(1).max() < 1e-3 and frame.confidence.tolist() == pytest.approx([0.9] * len(frame.ids))
+    assert distance.amin(1).max() < 1e-3
+    assert frame.confidence.tolist() == pytest.approx([0.9] * len(frame.ids))
 
 
 def test_a_new_video_begins_anew_and_ids_go_on(config3d, clip, label_model):
@@ -95,7 +97,9 @@ def test_a_new_video_begins_anew_and_ids_go_on(config3d, clip, label_model):
     tracker = VideoTracker(config3d(), label_model([*first, *late]))
     before = {number for record in first for number in tracker.step(record).ids.tolist()}
     after = {number for record in late for number in tracker.step(record).ids.tolist()}
-    assert before and after and not before & after
+    assert before
+    assert after
+    assert not before & after
     with pytest.raises(UserError, match="in order"):
         tracker.step(late[0])
     tracker.reset()
@@ -127,7 +131,7 @@ def test_across_cameras_an_object_has_one_id(config3d, clip, label_model):
         for box, number in zip(frame.boxes.tolist(), frame.ids.tolist(), strict=True):
             owner.setdefault((record["frame_index"], tuple(round(x) for x in box)), number)
     assert len(set(owner.values())) < len(owner)
-    seen = [number for number in owner.values()]
+    seen = list(owner.values())
     own = VideoTracker(config3d(), model)
     per_camera = {number for _, frame in own.track_video(mixed) for number in frame.ids.tolist()}
     assert len(set(seen)) <= len(per_camera) / 2
