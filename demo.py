@@ -23,6 +23,7 @@ from centernet.inference.tracking2d import check_tracking, lowest_tracked_score
 from centernet.inference.video import check_display
 from centernet.inference.web import serve_page
 from centernet.model_zoo import resolve_config_file
+from centernet.tracking3d.inference import command as command3d
 
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "CenterNet2_R50_1x.yaml"
@@ -40,6 +41,9 @@ examples:
         --track --opts MODEL.WEIGHTS ...
   the second webcam, in a window (Esc ends):
     python demo.py --config-file ... --webcam 1 --opts MODEL.WEIGHTS ...
+  boxes and tracks in 3D from one calibrated camera, with a view from above:
+    python demo.py --tracking3d --config-file configs/tracking3d/... --input drive.mp4 --intrinsics camera.txt \\
+        --output tracked.mp4 --save-results tracked.json --opts MODEL.WEIGHTS ...
   a page in the browser, for this machine alone:
     python demo.py --config-file ... --web --opts MODEL.WEIGHTS ...
 
@@ -85,6 +89,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=int, default=1, metavar="N", help=together)
     faster = "half precision where the hardware has it, norms folded; on a GPU compiled, after a slow start"
     add("--optimize", action="store_true", help=faster)
+    command3d.add_arguments(parser)
     add("--resume", action="store_true", help="leave out what an interrupted run of the same command has finished")
     keys = "config values to change, last on the line: MODEL.WEIGHTS FILE, MODEL.DEVICE cpu, ..."
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=keys)
@@ -130,6 +135,7 @@ def build_demo(args: argparse.Namespace) -> VisualizationDemo:
             f"(with the weights alone, the config is {DEFAULT_CONFIG.name})"
         )
     cfg = load_config(resolve_config_file(args.config_file or DEFAULT_CONFIG), args.opts)
+    command3d.refuse_leftovers(args, cfg)
     threshold = args.confidence_threshold
     set_score_threshold(cfg, lowest_tracked_score(threshold) if args.track else threshold)
     resolve_device(cfg)
@@ -160,6 +166,13 @@ def run_files(args: argparse.Namespace, report: Report) -> None:
         if args.resume:
             inputs = leave_out_finished(inputs, results, saved, report)
         run_inputs(demo, inputs, results, report, saved)
+
+
+def run_3d(args: argparse.Namespace, report: Report) -> None:
+    plan = command3d.make_plan(args)
+    cfg = load_config(resolve_config_file(args.config_file), args.opts)
+    resolve_device(cfg)
+    command3d.run(plan, cfg, report)
 
 
 def run_webcam(args: argparse.Namespace, report: Report) -> None:
@@ -197,14 +210,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("centernet").setLevel(logging.INFO)
-    if args.web:
-        run_page(args)
-        return 0
-    if args.host or args.port or args.share:
-        raise UserError("--host, --port and --share belong to --web")
+    if not args.tracking3d:
+        command3d.refuse_leftovers(args)
+        if args.web:
+            run_page(args)
+            return 0
+        if args.host or args.port or args.share:
+            raise UserError("--host, --port and --share belong to --web")
     report, interrupted = Report(), False
     try:
-        (run_files if args.webcam is None else run_webcam)(args, report)
+        (run_3d if args.tracking3d else run_files if args.webcam is None else run_webcam)(args, report)
     except KeyboardInterrupt:
         interrupted = True
     written = " and ".join(path for path in (args.output, args.save_results) if path)
