@@ -60,11 +60,14 @@ headless-opencv:
 demo: setup
 	@$(PY) tools/run_demo.py
 
+# A process a core, of one thread each; more than 8 would need much memory.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
 test: setup
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 test-slow: setup
-	@$(PY) -m pytest -m slow
+	@$(PYTEST) -m slow
 
 lint: setup
 	@$(PY) -m ruff check .

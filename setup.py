@@ -68,6 +68,7 @@ EXTRAS = {
         "mypy>=1.11",
         "playwright>=1.45",  # drives an installed Chromium in the page's test
         "pytest>=8",
+        "pytest-xdist>=3.6",  # tests on all cores
         "ruff>=0.9",
         # setuptools and wheel build what the index has in source only; torch forbids setuptools 82.
         "setuptools>=70,<82",
