@@ -13,11 +13,11 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ..errors import UserError
-from ..evaluation.metric_names import metric_names
 from .atomic_file import write_atomically
 from .checkpoint import TrainingCheckpointer
 from .hooks import Evaluation
 from .processes import from_main_process
+from .task import metric_names
 from .validation_loss import PREFIX
 
 __all__ = ["BEST_FILE", "BestCheckpoint", "BestSoFar", "check_best_metric"]

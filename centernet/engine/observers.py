@@ -13,7 +13,6 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
-from .. import evaluation
 from .best_checkpoint import BestCheckpoint
 from .checkpoint import TrainingCheckpointer
 from .ema import AverageWeights, WeightAverage
@@ -22,6 +21,7 @@ from .pictures import Pictures, without_own_pictures
 from .processes import buffers_of_main_process, unwrapped
 from .progress_bar import ProgressBar
 from .run_record import RunRecord
+from .task import evaluate_model
 from .trainer import Trainer
 from .validation_loss import ValidationLoss
 
@@ -114,7 +114,7 @@ class Observers:
         model = unwrapped(self._trainer.model)
         self.results.clear()
         with buffers_of_main_process(model):
-            self.results.update(evaluation.evaluate(self._cfg, model))
+            self.results.update(evaluate_model(self._cfg, model))
             scalars = _scalars(self.results)
             if self._validation is not None:
                 scalars |= _finite(self._validation.measure())
@@ -130,7 +130,7 @@ class Observers:
         _logger.info("Evaluation of the averaged weights (SOLVER.EMA)")
         model = unwrapped(self._trainer.model)
         with average.applied(), buffers_of_main_process(model):
-            results = evaluation.evaluate(cfg, model)
+            results = evaluate_model(cfg, model)
         return {f"ema/{name}": value for name, value in _scalars(results).items()}
 
 

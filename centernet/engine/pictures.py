@@ -12,12 +12,12 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..data import build_test_loader, build_validation_mapper
 from ..data.datasets import class_names
 from ..modeling.debug_canvas import class_color, draw_box, new_canvas, overlay, to_array
 from ..modeling.dense_heads.centernet import CenterNet
 from .processes import unwrapped
 from .random_state import keep_random_state
+from .task import test_pictures
 
 __all__ = ["Pictures", "without_own_pictures"]
 
@@ -53,7 +53,7 @@ class Pictures(HookBase):
         self._period, self._threshold = cfg.VIS_PERIOD, cfg.VIS_THRESH
         self._is_rgb = cfg.INPUT.FORMAT == "RGB"
         name = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0]
-        samples = build_test_loader(cfg, name, build_validation_mapper(cfg)).dataset
+        samples = test_pictures(cfg, name)
         chosen = np.linspace(0, len(samples) - 1, min(_COUNT, len(samples))).round().astype(int).tolist()
         self._read: Callable[[], list[Any]] = lambda: [samples[index] for index in chosen]
         self._names = class_names(name) or []

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from torch import nn
 
-from .. import data, evaluation
+from .. import data
 from ..config_file import check_weights
 from ..errors import UserError, writing
 from ..modeling.build import build_detector
@@ -36,6 +36,7 @@ from .run_record import recorded_run
 from .scaling import scale_to_processes
 from .schedule import check_schedule, move_schedule
 from .step import check_step, step_options
+from .task import build_train_loader, check_task, evaluate_model
 from .trainer import Trainer
 from .writers import build_writers, check_writers
 
@@ -71,9 +72,7 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, pr
         check_average(cfg)
         check_preparation(cfg)
         check_limits(cfg)
-    data.ensure_registered(names)
-    data.check_dataset_fits(cfg, names)
-    evaluation.check(cfg)
+    check_task(cfg, names, eval_only=eval_only)
     if not eval_only:
         check_best_metric(cfg)
         check_writers(cfg)
@@ -132,7 +131,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         max_iter = observers.end(start_iter, max_iter)
         if start_iter < max_iter:
             trainer.open_data(
-                data.build_train_loader(cfg, start_iteration=start_iter, seed=trainer.seed, bad_images=bad_images)
+                build_train_loader(cfg, start_iteration=start_iter, seed=trainer.seed, bad_images=bad_images)
             )
         if comm.is_main_process():
             prepare_run_folder(folder, cfg, resume=resume, start_iter=start_iter, seed=trainer.seed)
@@ -177,7 +176,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         log.open_file(folder)
-        return evaluation.evaluate(cfg, model)
+        return evaluate_model(cfg, model)
 
 
 def _weights(cfg: CfgNode, *, resume: bool) -> str:

@@ -234,6 +234,8 @@ def write_synthetic(
 ) -> Path:
     """Write clips as PNG files and one COCO-with-videos JSON, which is written last.
 
+    Beside the pictures of each clip are ``intrinsics.txt`` and ``poses.txt``, for :func:`.folder.iterate_source`.
+
     Args:
         folder: made if it is not there.
         clips: seeds, each a clip.
@@ -253,11 +255,20 @@ def write_synthetic(
     folder = Path(folder)
     records = []
     for seed in clips:
-        for image, record in synthetic_clip(seed, frames, options):
+        clip = synthetic_clip(seed, frames, options)
+        for image, record in clip:
             path = folder / record["file_name"]
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(path)
             records.append(record | {"file_name": str(path)})
+        _write_camera(path.parent, [record for _, record in clip])
     write_coco_vid(records, SYNTHETIC_CLASSES, folder / ANNOTATIONS, folder)
     return folder / ANNOTATIONS
+
+
+def _write_camera(folder: Path, records: Sequence[Record]) -> None:
+    poses = [np.column_stack((r["pose"]["rotation"], r["pose"]["position"])).reshape(-1) for r in records]
+    with writing(folder):
+        np.savetxt(folder / "intrinsics.txt", np.array(records[0]["intrinsics"])[:, :3], "%g")
+        np.savetxt(folder / "poses.txt", poses, "%.9f")

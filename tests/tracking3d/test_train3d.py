@@ -1,0 +1,149 @@
+"""``train_net.py`` with a config of the wing: it trains, evaluates and resumes; what comes out is scored."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))
+
+import train_net  # noqa: E402
+from centernet.config_file import load_config  # noqa: E402
+from centernet.errors import UserError  # noqa: E402
+from centernet.tracking3d.checks import check_config, check_datasets  # noqa: E402
+from centernet.tracking3d.data import boxes_of, synthetic_records, write_synthetic  # noqa: E402
+from centernet.tracking3d.evaluate import metric_names, score_results  # noqa: E402
+from centernet.tracking3d.evaluation.layouts import layout  # noqa: E402
+from centernet.tracking3d.evaluation.records import TrackedFrame, TrackingResults  # noqa: E402
+
+CONFIGS = ROOT / "configs" / "tracking3d"
+NAMES = ("pedestrian", "cyclist", "car", "truck")
+
+
+def as_tracked(record, **changes):
+    boxes = boxes_of(record)
+    count = len(boxes.classes)
+    fields = {
+        "boxes": boxes.boxes,
+        "scores": torch.ones(count),
+        "labels": boxes.classes,
+        "ids": boxes.instances,
+        "confidence": torch.ones(count),
+        "depth": boxes.xyz[:, 2],
+        "dims": boxes.dims,
+        "alpha": boxes.alpha,
+        "center2d": torch.tensor([a["center2d"] for a in record["annotations"]]).reshape(count, 2),
+        "xyz": boxes.xyz,
+        "yaw": boxes.yaw,
+        "velocity": torch.zeros(count, 3),
+    }
+    return TrackedFrame(**fields | changes)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return list(synthetic_records([3, 4], frames=5))
+
+
+def scores(records, spoil=lambda index, record: {}):
+    results = TrackingResults(layout("synthetic3d"))
+    for index, record in enumerate(records):
+        results.add(record, as_tracked(record, **spoil(index, record)))
+    return score_results(results.as_dict(), records, NAMES, "modern")
+
+
+def test_perfect_tracks_have_perfect_scores(records):
+    figures = scores(records)
+    assert figures["GT"] == sum(len(record["annotations"]) for record in records) > 10
+    assert (figures["MOTA"], figures["Recall"], figures["IDF1"], figures["IDSW"]) == (100, 100, 100, 0)
+    assert figures["Depth"] == pytest.approx(0, abs=1e-6)
+    assert figures["Yaw"] == pytest.approx(0, abs=1e-4)
+
+
+def test_each_figure_sees_its_error(records):
+    def wrong(index, record):
+        boxes = boxes_of(record)
+        farther = boxes.xyz * (1 + 1 / boxes.xyz[:, 2:])
+        return {"xyz": farther, "depth": farther[:, 2], "yaw": boxes.yaw + math.pi / 6, "ids": boxes.instances + index}
+
+    figures = scores(records, wrong)
+    assert figures["Depth"] == pytest.approx(1, abs=1e-6)
+    assert figures["Yaw"] == pytest.approx(30, abs=1e-3)
+    assert figures["IDSW"] > 0
+    assert figures["MOTA"] == pytest.approx(100 - 100 * figures["IDSW"] / figures["GT"])
+
+
+def test_names_of_figures_are_known_beforehand(records):
+    cfg = load_config(CONFIGS / "QD3DT_R18_synthetic.yaml")
+    assert sorted(metric_names(cfg)) == sorted(f"tracking3d/{figure}" for figure in scores(records))
+
+
+@pytest.mark.parametrize(
+    "opts, sentence",
+    [
+        (["DATASETS.TRAIN", "('coco_2017_train',)"], "has no videos with cameras"),
+        (["DATASETS.TRAIN", "('kitti_tracking_train',)"], "are not those of data set 'kitti_tracking_train'"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "make them agree"),
+        (["MODEL.TRACKING3D.MODE", "old"], "old"),
+        (["MODEL.TRACKING3D.TRACKER.MOTION", "VeloLSTM"], "MOTION_WEIGHTS is empty"),
+        (["INPUT.MIN_SIZE_TRAIN", "(192, 256)"], "trains at one size"),
+        (["INPUT.RANDOM_FLIP", "vertical"], "cameras stand upright"),
+        (["INPUT.CROP.ENABLED", "True"], "does not follow"),
+        (["TEST.VALIDATION_LOSS", "True"], "TEST.VALIDATION_LOSS"),
+        (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED"),
+    ],
+)
+def test_a_bad_config_is_refused_in_one_sentence(opts, sentence):
+    cfg = load_config(CONFIGS / "QD3DT_R18_synthetic.yaml", opts)
+    with pytest.raises(UserError, match=sentence) as refusal:
+        check_datasets(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        check_config(cfg)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A datasets folder with two clips to train on and two to evaluate on."""
+    root = tmp_path_factory.mktemp("datasets")
+    for split, seeds in (("train", range(2)), ("val", range(10, 12))):
+        write_synthetic(root / "synthetic3d" / split, seeds, 4)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["QD3DT_R18_synthetic", "CenterNet2-3DT_R18_synthetic"])
+def test_a_run_trains_resumes_and_evaluates(name, world, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
+    small = ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96", "SOLVER.IMS_PER_BATCH", "2"]
+    opts = [*small, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "DATALOADER.NUM_WORKERS", "0"]
+    config = str(CONFIGS / f"{name}.yaml")
+
+    def run(folder, *more):
+        assert train_net.main([config, "--num-gpus", "0", *more, *opts, "OUTPUT_DIR", str(tmp_path / folder)]) == 0
+        rows = (tmp_path / folder / "metrics.json").read_text().splitlines()
+        return [json.loads(row) for row in rows]
+
+    whole = run("whole")
+    assert "tracking3d/MOTA" in whole[-1] or "tracking3d/GT" in whole[-1]
+    tracks = json.loads((tmp_path / "whole" / "inference_synthetic3d_val" / "tracks.json").read_text())
+    assert len(tracks["images"]) == 8
+    assert [video["name"] for video in tracks["videos"]] == ["clip_00010", "clip_00011"]
+
+    opts += ["SOLVER.TRAIN_ITER", "2"]
+    run("halves")
+    opts[-2:] = []
+    run("halves", "--resume")
+    first, second = (
+        torch.load(tmp_path / folder / "model_final.pth", weights_only=True)["model"] for folder in ("whole", "halves")
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+    weights = str(tmp_path / "whole" / "model_final.pth")
+    opts += ["MODEL.WEIGHTS", weights]
+    assert train_net.main([config, "--num-gpus", "0", "--eval-only", *opts, "OUTPUT_DIR", str(tmp_path / "eval")]) == 0
+    again = json.loads((tmp_path / "eval" / "inference_synthetic3d_val" / "tracks.json").read_text())
+    assert again["annotations"] == tracks["annotations"]
