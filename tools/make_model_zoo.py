@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write docs/MODEL_ZOO.md from the table in centernet/model_zoo/rows.py.
 
-    python tools/make_model_zoo.py
+python tools/make_model_zoo.py
 """
 
 import sys
@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.errors import command_line
 from centernet.model_zoo import PSEUDO_LABELS, Row, drive_page
-from centernet.model_zoo.rows import ROWS
+from centernet.model_zoo.rows import MOTION_MODELS, ROWS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "MODEL_ZOO.md"
 
@@ -61,6 +61,12 @@ SECTIONS = {
     "timm": "## Backbones of timm\n\nOurs: nothing is published, and nothing has been trained on COCO.",
     "demo": "## For small machines\n\nOurs, small enough to be trained on 2 CPU cores; figures, where there are any, "
     "and commands are in [BENCHMARKS.md](BENCHMARKS.md).",
+    "3D tracking": "## Monocular 3D detection and tracking\n\nQD-3DT (arXiv 2103.07351), in modes: the published "
+    "configs compute what the published code does (parity), `MODEL.TRACKING3D.MODE modern` mends its flaws. Downloads "
+    "are the released files, converted as they are loaded. **Waymo**: no weights exist, because Waymo's licence does "
+    "not allow to release models trained on its data; the configs are for your own training.",
+    "motion": '### Motion models of the tracker\n\n`model_zoo.get("VeloLSTM_nuScenes")` is the network; in a config, '
+    "`MODEL.TRACKING3D.TRACKER.MOTION VeloLSTM` and `MODEL.TRACKING3D.TRACKER.MOTION_WEIGHTS zoo://VeloLSTM_nuScenes`.",
 }
 
 
@@ -68,15 +74,15 @@ def page() -> str:
     """The text of the page."""
     parts = [INTRODUCTION]
     for family, heading in SECTIONS.items():
-        parts.append(f"{heading}\n\n{table([row for row in ROWS if row.family == family])}")
+        parts.append(f"{heading}\n\n{table([row for row in (*ROWS, *MOTION_MODELS) if row.family == family])}")
     return "\n".join(parts)
 
 
 def table(rows: Sequence[Row]) -> str:
     """A section's table, without the columns that are empty in all its rows, and the notes below it."""
     columns = {
-        "model": [f"[{row.name}](../configs/{row.config})" for row in rows],
-        "published AP": [scores(row) for row in rows],
+        "model": [f"[{row.name}](../configs/{row.config})" if row.config else row.name for row in rows],
+        ("published AP" if any(row.ap for row in rows) else "published"): [scores(row) for row in rows],
         "published FPS": [" / ".join(map(str, row.fps)) if row.fps else "" for row in rows],
         "data": ["" if row.dataset == "COCO" else f"{row.dataset}: {row.metric}" for row in rows],
         "parameters": [f"{row.parameters:,}" for row in rows],
@@ -91,10 +97,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def scores(row: Row) -> str:
-    return "" if row.ap is None else f"{row.ap:.1f}"
+    return row.published if row.ap is None else f"{row.ap:.1f}"
 
 
 def links(row: Row) -> str:
+    if row.withheld:
+        return "none (licence)"
     titles = ("file", "earlier")
     return ", ".join(f"[{title}]({drive_page(i)})" for title, i in zip(titles, row.drive_ids, strict=False))
 
@@ -106,7 +114,7 @@ def noted(row: Row) -> list[str]:
 @command_line
 def main() -> None:
     PAGE.write_text(page(), "utf-8")
-    print(f"{PAGE} is written: {len(ROWS)} models")
+    print(f"{PAGE} is written: {len(ROWS) + len(MOTION_MODELS)} models")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 """
 
 from .checkpoints import get_checkpoint, is_at_hand, register_zoo_addresses
-from .lookup import get_config_file, info, names, resolve_config_file
+from .lookup import get_config_file, info, motion_names, names, resolve_config_file
 from .models import get, get_config
 from .rows import PSEUDO_LABELS, Row, drive_page
 
@@ -21,6 +21,7 @@ __all__ = [
     "get_config_file",
     "info",
     "is_at_hand",
+    "motion_names",
     "names",
     "register_zoo_addresses",
     "resolve_config_file",

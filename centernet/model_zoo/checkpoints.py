@@ -47,8 +47,9 @@ def get_checkpoint(name: str) -> str:
     cached = cache_folder() / f"{row.name}.pth"
     also = f" ({'; '.join(reasons)})" if reasons else ""
     if not row.drive_ids:
+        why = f" because {row.withheld}" if row.withheld else ""
         raise UserError(
-            f"no trained weights of {row.name} were published{also}: train it, or put yours as {cached.name} into a "
+            f"no trained weights of {row.name} were published{why}{also}: train it, or put yours as {cached.name} into a "
             "folder and set CENTERNET_WEIGHTS to that"
         )
     try:

@@ -5,17 +5,31 @@ import os
 from pathlib import Path
 
 from ..errors import UserError
-from .rows import ROWS, Row
+from .rows import MOTION_MODELS, ROWS, Row
 
-__all__ = ["config_folder", "find", "get_config_file", "info", "near_names", "names", "resolve_config_file"]
+__all__ = [
+    "config_folder",
+    "find",
+    "get_config_file",
+    "info",
+    "motion_names",
+    "near_names",
+    "names",
+    "resolve_config_file",
+]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_BY_NAME = {name: row for row in ROWS for name in (row.name, *row.aliases)}
+_BY_NAME = {name: row for row in (*ROWS, *MOTION_MODELS) for name in (row.name, *row.aliases)}
 
 
 def names() -> list[str]:
-    """Names of all models, in the order of the zoo's page; aliases are left out."""
+    """Names of all models with a config, in the order of the zoo's page; aliases are left out."""
     return [row.name for row in ROWS]
+
+
+def motion_names() -> list[str]:
+    """Names of the motion models of the 3D tracker."""
+    return [row.name for row in MOTION_MODELS]
 
 
 def find(name: str) -> Row | None:
@@ -53,9 +67,15 @@ def get_config_file(name: str) -> str:
     """Path of a model's YAML file.
 
     Raises:
-        UserError: the zoo has no such name, or this installation lacks the file.
+        UserError: the zoo has no such name, it is a motion model, or this installation lacks the file.
     """
-    path = config_folder() / info(name).config
+    row = info(name)
+    if row.motion:
+        raise UserError(
+            f"{row.name} is a motion model and has no config file: take a 3D detector's, with "
+            f"MODEL.TRACKING3D.TRACKER.MOTION {row.motion} and MODEL.TRACKING3D.TRACKER.MOTION_WEIGHTS zoo://{row.name}"
+        )
+    path = config_folder() / row.config
     if not path.is_file():
         raise UserError(f"{path} is missing: install this package again, or work in a whole checkout of it")
     return str(path)

@@ -4,17 +4,14 @@ AP and FPS are the authors' (their model zoo's text); Google Drive files are kno
 and of the ones before, which may be dead.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from .row import Row, drive_page
+from .rows_tracking3d import DETECTORS, MOTION_MODELS
 
-__all__ = ["PSEUDO_LABELS", "ROWS", "Row", "drive_page"]
-
-Family = Literal["one stage", "two stages", "LVIS v1", "Objects365", "no published row", "timm", "demo"]
+__all__ = ["MOTION_MODELS", "PSEUDO_LABELS", "ROWS", "Row", "drive_page"]
 
 # COCO format, of Scaled-YOLOv4 on COCO's unlabelled images, scores from 0.5
 PSEUDO_LABELS = ("1R9tHlUaIrujmK6T08yJ0T77b2XzekisC", "1LMBjtHhLp6dYf6MjwEQmzCLWQLkmWPpw")
 
-_COCO = "box AP, val2017"
 _BGR = (
     "sees BGR images normalised with RGB's mean and std: the published file named its INPUT section twice and lost "
     "FORMAT; kept for the published weights"
@@ -23,51 +20,6 @@ _SELF_TRAINING = "self-training: COCO and pseudo-labels for its unlabelled image
 _FCOS_NECK = "the BiFPN is the FCOS-style one, whatever the name says"
 _RES2NET = "training starts from ImageNet weights of Res2Net-101 26w4s in output/r2_101.pkl"
 _RESIZE_CROP = "trained on EfficientDet's resize-and-crop, faster an iteration and better on long schedules"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model of the zoo.
-
-    Attributes:
-        name: also the name of its checkpoint, ``NAME.pth``.
-        family: the table it stands in.
-        dataset: what it is trained and scored on.
-        metric: of ``ap``; test at one scale.
-        ap: published, percent; None: nothing was published.
-        fps: published images a second on a Titan Xp and a Titan RTX.
-        parameters: trained or not, without buffers.
-        drive_ids: Google Drive files of the trained weights, the newest link first.
-        pseudo_labels: Google Drive files that training needs besides the dataset.
-        compared: features, detections, losses and gradients are those of the published code, given the same weights.
-        notes: what one has to know.
-        aliases: other names in use.
-        folder: of the config, inside ``configs``.
-    """
-
-    name: str
-    family: Family
-    dataset: str = "COCO"
-    metric: str = _COCO
-    ap: float | None = None
-    fps: tuple[int, int] | None = None
-    parameters: int = 0
-    drive_ids: tuple[str, ...] = ()
-    pseudo_labels: tuple[str, ...] = ()
-    compared: bool = False
-    notes: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-    folder: str = ""
-
-    @property
-    def config(self) -> str:
-        """The config file, relative to the ``configs`` folder."""
-        return f"{self.folder}/{self.name}.yaml" if self.folder else f"{self.name}.yaml"
-
-
-def drive_page(drive_id: str) -> str:
-    """The page of a Google Drive file, for a browser."""
-    return f"https://drive.google.com/file/d/{drive_id}/view"
 
 
 _ONE_STAGE = (
@@ -343,4 +295,4 @@ _DEMO = (
     ),
 )
 
-ROWS: tuple[Row, ...] = (*_ONE_STAGE, *_TWO_STAGES, *_OTHER_DATA, *_NO_ROW, *_TIMM, *_DEMO)
+ROWS: tuple[Row, ...] = (*_ONE_STAGE, *_TWO_STAGES, *_OTHER_DATA, *_NO_ROW, *_TIMM, *_DEMO, *DETECTORS)
