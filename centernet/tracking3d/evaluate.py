@@ -82,8 +82,8 @@ def _track(cfg: CfgNode, model: nn.Module, name: str, records: list[Record]) -> 
     tracker = VideoTracker(cfg, model)
     for frame, tracked in tracker.track_video(batch[0] for batch in loader):
         share.places.append(place[_key(frame)])
-        fields: dict[str, Any] = tracked._asdict()
-        on_cpu = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in fields.items()}
+        fields = tracked._asdict()
+        on_cpu: dict[str, Any] = {k: value.cpu() if isinstance(value, Tensor) else value for k, value in fields.items()}
         share.tracked.append(TrackedFrame(**on_cpu))
         if len(share.places) % 100 == 0:
             _logger.info("%s: %d of %d frames tracked", name, len(share.places), len(loader))

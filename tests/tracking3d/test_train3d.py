@@ -13,8 +13,8 @@ sys.path.append(str(ROOT))
 
 import train_net  # noqa: E402
 from centernet.config_file import load_config  # noqa: E402
+from centernet.engine.task import check_task  # noqa: E402
 from centernet.errors import UserError  # noqa: E402
-from centernet.tracking3d.checks import check_config, check_datasets  # noqa: E402
 from centernet.tracking3d.data import boxes_of, synthetic_records, write_synthetic  # noqa: E402
 from centernet.tracking3d.evaluate import metric_names, score_results  # noqa: E402
 from centernet.tracking3d.evaluation.layouts import layout  # noqa: E402
@@ -100,8 +100,7 @@ def test_names_of_figures_are_known_beforehand(records):
 def test_a_bad_config_is_refused_in_one_sentence(opts, sentence):
     cfg = load_config(CONFIGS / "QD3DT_R18_synthetic.yaml", opts)
     with pytest.raises(UserError, match=sentence) as refusal:
-        check_datasets(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-        check_config(cfg)
+        check_task(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST], eval_only=False)
     assert "\n" not in str(refusal.value)
 
 
