@@ -75,7 +75,7 @@ class BirdsEyeView:
             right, top = canvas.pixel(boxes.corners[row][:4, ::2]).max(0)[0], canvas.pixel(boxes.xyz[row, ::2])[1]
             number = int(boxes.ids[row])
             if 0 <= right < size[1] and 0 <= top < size[0]:
-                place = int(right) + 3, int(top) + 6
+                place = int(right) + 8, int(top) + 6
                 write_label(canvas.image, str(number), place, id_colour(number), taken, _SCALE)
         return canvas.image
 

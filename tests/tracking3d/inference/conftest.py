@@ -55,7 +55,7 @@ def config3d():
     """``config3d(*opts)``: a config of the wing, as small as the synthetic pictures."""
 
     def make(*opts, name="QD3DT_DLA34_KITTI.yaml"):
-        small = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 192, "INPUT.MAX_SIZE_TEST", 320]
+        small = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 192, "INPUT.MAX_SIZE_TEST", 448]
         modern = ["MODEL.TRACKING3D.MODE", "modern", "MODEL.TRACKING3D.TRACKER.MOTION", ""]
         return load_config(CONFIGS / name, [*small, *modern, *opts])
 

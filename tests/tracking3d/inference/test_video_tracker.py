@@ -192,7 +192,7 @@ def test_a_real_model_takes_records_and_loader_inputs(config3d):
     records = list(synthetic_records([5], 2))
     frames = [frame for _, frame in tracker.track_video(records)]
     tracker.reset()
-    mapper = FrameMapper(64, 320)
+    mapper = FrameMapper(64, 448)
     inputs = [tracker.step(mapper(record)) for record in records]
     assert len(frames[0].ids) > 0
     for mine, other in zip(frames, inputs, strict=True):
