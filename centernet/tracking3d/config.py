@@ -58,6 +58,7 @@ def _data() -> CN:
 def _tracker() -> CN:
     node = CN()
     node.INIT_SCORE = 0.8  # 2D score that begins a track
+    node.CONTINUE_SCORE = 0.5  # 2D score times confidence of the depth from which a detection carries a track on
     node.DUPLICATE_IOU = 0.7  # 2D IoU above which two detections are one, over all classes
     node.MATCH_AFFINITY = 0.5  # from which a detection belongs to a track
     node.LOST_SECONDS = 1.0  # after which a track that was not seen ends (modern; parity: 10 frames)

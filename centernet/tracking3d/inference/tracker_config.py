@@ -33,13 +33,14 @@ def tracker_rules(cfg: CfgNode, step_seconds: float | None = None, **changes: An
     rate = cfg.MODEL.TRACKING3D.DATA.FRAME_RATE
     if not rate > 0:
         raise UserError(f"MODEL.TRACKING3D.DATA.FRAME_RATE is {rate}: give the frames a second, above 0")
-    for key in ("INIT_SCORE", "MATCH_AFFINITY", "DUPLICATE_IOU"):
+    for key in ("INIT_SCORE", "CONTINUE_SCORE", "MATCH_AFFINITY", "DUPLICATE_IOU"):
         if not 0 <= node[key] <= 1:
             raise UserError(f"{_NODE}.{key} is {node[key]}: give a number from 0 to 1")
     if not node.LOST_SECONDS > 0:
         raise UserError(f"{_NODE}.LOST_SECONDS is {node.LOST_SECONDS}: give seconds above 0")
     fields: dict[str, Any] = {
         "init_score": node.INIT_SCORE,
+        "continue_score": node.CONTINUE_SCORE,
         "match_affinity": node.MATCH_AFFINITY,
         "duplicate_iou": node.DUPLICATE_IOU,
         "lost_seconds": node.LOST_SECONDS,
