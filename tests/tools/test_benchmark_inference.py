@@ -44,15 +44,15 @@ def test_tables_files_and_page_of_one_run(run, config, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"above\n<!-- {inference.MARKER}: begin -->\n<!-- {inference.MARKER}: end -->\nbelow\n")
     files = ["--json", tmp_path / "a.json", "--markdown", tmp_path / "a.md", "--write", page]
-    models = ["--models", config, "--against", BASELINE, "--variants", "eager", "fixed-size core"]
+    models = ["--models", config, "--against", BASELINE, "--variants", "eager", "eager, published bits"]
     status, out, _ = run(*models, *SMALL, "--fit-norms", *files)
     assert status == 0
-    head, _, base, eager, fixed = rows_of(out, "batch 1")
+    head, _, base, eager, published = rows_of(out, "batch 1")
     assert head[1:] == list(inference.COLUMNS)
     assert base[0].startswith("Faster R-CNN")
     assert base[5:7] == ["1.00", "1.00"]
-    assert (eager[1], fixed[1]) == ("eager", "fixed-size core")
-    for row in (base, eager, fixed):
+    assert (eager[1], published[1]) == ("eager", "eager, published bits")
+    for row in (base, eager, published):
         assert all(float(row[column]) > 0 for column in (3, 4, 5, 6))
     stages = rows_of(out, "stage, ms")
     assert [row[0] for row in stages[2:]] == [*STAGES, "all"]
@@ -163,7 +163,7 @@ def test_fitted_norms_give_faster_rcnn_its_regions():
 
 @pytest.mark.slow
 def test_memory_of_a_process_of_its_own(config):
-    case = Case(config, "fixed-size core", "cpu", (64, 96), 1)
+    case = Case(config, "eager, published bits", "cpu", (64, 96), 1)
     memory = inference.in_process(inference.measure_memory, case)["memory"]
     assert memory > 20  # MB: the weights alone are more
 
@@ -172,7 +172,7 @@ def test_memory_of_a_process_of_its_own(config):
 @pytest.mark.parametrize("variant", ["optimised", *contenders.FORMATS])
 def test_every_way_to_run_finds_boxes(config, variant, tmp_path):
     case = Case(config, variant, "cpu", (64, 96), 2, fitted=True, folder=str(tmp_path))
-    calls = contenders.build_call(case), contenders.build_call(case._replace(variant="fixed-size core"))
+    calls = contenders.build_call(case), contenders.build_call(case._replace(variant="eager, published bits"))
     with torch.inference_mode():
         found, expected = (contenders.count_detections(call()) for call in calls)
     assert abs(found - expected) <= 2  # of 40; bfloat16 may cross the threshold

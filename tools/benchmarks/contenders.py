@@ -17,7 +17,8 @@ __all__ = [
     *("build_call", "count_detections", "default_variants", "pictures", "watched_call"),
 ]
 
-EAGER, FIXED, OPTIMISED = "eager", "fixed-size core", "optimised"
+# of our models: as Predictor runs them, and as model(batched_inputs)
+EAGER, PUBLISHED, OPTIMISED = "eager", "eager, published bits", "optimised"
 HALF = {"cpu": "eager, bfloat16", "cuda": "eager, float16"}
 FORMATS = {"TorchScript": "torchscript", "torch.export": "torch_export", "onnxruntime": "onnx"}
 _SUFFIXES = {"torchscript": ".ts", "torch_export": ".pt2", "onnx": ".onnx"}
@@ -83,15 +84,27 @@ def default_variants(model: str, device: str) -> list[str]:
     half = [HALF["cuda"]] if device == "cuda" else []  # bfloat16 under autocast pays on few CPUs: by name only
     if is_rival(model):
         return [EAGER, *half]
-    return [EAGER, *half, FIXED, OPTIMISED, *(FORMATS if device == "cpu" else ())]
+    return [EAGER, *half, PUBLISHED, OPTIMISED, *(FORMATS if device == "cpu" else ())]
 
 
 def _eager(case: Case) -> Callable[[], Any]:
-    model = case.detector()
+    if is_rival(case.model):
+        return _published(case)
+    from centernet.inference.network import Network
+
+    network, batch = Network(config_of(case.model, case.device, case.opts), case.detector()), _batch(case)
+    return lambda: network(batch)
+
+
+def _published(case: Case) -> Callable[[], Any]:
+    model, batch = case.detector(), _batch(case)
+    return lambda: model(batch)
+
+
+def _batch(case: Case) -> list[dict[str, Any]]:
     images, _ = pictures(case.size, case.batch, case.device)
     height, width = case.size
-    batch = [{"image": image, "height": height, "width": width} for image in images]
-    return lambda: model(batch)
+    return [{"image": image, "height": height, "width": width} for image in images]
 
 
 def _half(case: Case) -> Callable[[], Any]:
@@ -103,12 +116,6 @@ def _half(case: Case) -> Callable[[], Any]:
             return call()
 
     return run
-
-
-def _fixed(case: Case) -> Callable[[], Any]:
-    model = FixedSizeDetector(case.detector(), fast=True)  # as Predictor runs it
-    inputs = pictures(case.size, case.batch, case.device)
-    return lambda: model(*inputs)
 
 
 def _optimised_detector(case: Case, **options: Any) -> Any:
@@ -143,7 +150,7 @@ def _exported(case: Case) -> Callable[[], Any]:
 VARIANTS: dict[str, Callable[[Case], Callable[[], Any]]] = {
     EAGER: _eager,
     **dict.fromkeys(HALF.values(), _half),
-    FIXED: _fixed,
+    PUBLISHED: _published,
     OPTIMISED: _optimised,
     **dict.fromkeys(FORMATS, _exported),
 }
