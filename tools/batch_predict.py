@@ -23,6 +23,7 @@ from centernet.errors import UserError, command_line
 from centernet.inference.batch.inputs import Columns, list_pictures
 from centernet.inference.batch.ray_workers import RayOptions
 from centernet.inference.batch.run import FORMATS, Summary, predict_many
+from centernet.inference.sources import find_inputs
 from centernet.model_zoo import resolve_config_file
 
 EXIT_SOME_BROKEN = 1
@@ -77,6 +78,8 @@ def check(options: argparse.Namespace) -> None:
                 f"--output {options.output} is inside the input folder {name}, where a later run would take it for an "
                 "input: give a place outside"
             )
+        if not folder.is_dir() and options.output.resolve() in (file.resolve() for file in find_inputs([name]).all):
+            raise UserError(f"--output {options.output} would overwrite an input of this name: give another place")
 
 
 def ray_options(options: argparse.Namespace) -> RayOptions | None:

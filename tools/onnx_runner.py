@@ -22,7 +22,7 @@ def network_input(picture: np.ndarray, metadata: dict) -> tuple[np.ndarray, np.n
         size = np.maximum(np.floor(size * min(rule["long"] / size)), 1)
     elif rule["short"]:
         size = size * (rule["short"] / size.min())
-        size = np.floor(size * min(1.0, rule["long"] / size.max()) + 0.5)
+        size = np.maximum(np.floor(size * min(1.0, rule["long"] / size.max()) + 0.5), 1)
     if canvas:  # of a file with a fixed size
         size = np.maximum(np.floor(size * min(1.0, *(np.array(canvas) / size))), 1)
     height, width = size.astype(int).tolist()

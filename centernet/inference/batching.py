@@ -23,9 +23,12 @@ def in_batches(
         run: gives one result an item.
         batch_size: most items a batch. At most four times as many items are taken before the first one's result is
             given; with 1, each result comes before the next item is taken.
+
+    An error that ``items`` itself raises comes after the results of what was taken before.
     """
     batches: _Batches[Item, Result] = _Batches(run, batch_size)
-    for position, entry in enumerate(items):
+    failures: list[Exception] = []
+    for position, entry in enumerate(_until_failure(items, failures)):
         if isinstance(entry, Exception):
             batches.finished[position] = entry
         else:
@@ -36,6 +39,16 @@ def in_batches(
     while batches.waiting:
         batches.run_oldest()
         yield from batches.take()
+    for failure in failures:
+        raise failure
+
+
+def _until_failure(items: Iterable[Item], failures: list[Exception]) -> Iterator[Item]:
+    """``items`` up to an error, which goes into ``failures``."""
+    try:
+        yield from items
+    except Exception as error:
+        failures.append(error)
 
 
 class _Batches(Generic[Item, Result]):

@@ -29,13 +29,14 @@ def first_stage_heatmap(predictor: "Predictor", image_bgr: np.ndarray) -> np.nda
         peak marks the centre of an object, and is the wider the larger the objects of its level.
 
     Raises:
-        UserError: the model has no first stage of this package, or ``image_bgr`` is not such an array.
+        UserError: the model has no first stage of this package, ``image_bgr`` is not such an array, or a tensor of the
+            model holds NaN or infinity.
     """
     model: Any = predictor.model
     detector = FixedSizeDetector(model)
     pixels = predictor.prepare(image_bgr)["image"][None].to(model.pixel_mean.device)
     height, width = pixels.shape[-2:]
-    with torch.inference_mode():
+    with predictor.network.alone(detector), torch.inference_mode():
         padding = (0, -width % detector.divisor, 0, -height % detector.divisor)
         size = torch.tensor([[height, width]], device=pixels.device)
         maps = detector.heatmaps(detector.features(detector.normalise(F.pad(pixels, padding), size)))

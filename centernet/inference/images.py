@@ -81,7 +81,8 @@ def load_image(path: str | Path) -> np.ndarray:
         uint8 [H, W, 3], BGR.
 
     Raises:
-        SourceError: the file is not there, is no complete picture, or has more than 8 bits a channel.
+        SourceError: the file is not there, is no complete picture, or is grey with more than 8 bits (of 16-bit colour
+            the upper 8 are taken).
     """
     return _decode(Path(path), f"picture {path}")
 

@@ -1,15 +1,15 @@
 """One forward pass over a batch: which path a model takes, on which device, in which precision."""
 
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -53,6 +53,7 @@ class Network:
         self._device = torch.device(cfg.MODEL.DEVICE)
         self._lock = threading.Lock()
         detector = FixedSizeDetector(model, fast=True) if _is_fixed_size(cfg, model) else None
+        self._augments: bool = cfg.TEST.AUG.ENABLED
         self._batched = None if detector else with_test_time_augmentation(cfg, model)
         self.divisor = detector.divisor if detector else _divisor(model)
         self._dtype: torch.dtype | None = None
@@ -86,16 +87,36 @@ class Network:
 
     def _run(self, inputs: Sequence[dict[str, Any]]) -> list[Any]:
         """Finished dicts of a model that takes such, else detections in pixels of the network's input; on the CPU."""
-        # detectron2's augmented inference switches parts of the model off and on; and checks are the model's
-        with self._lock, torch.inference_mode(), self._autocast():
+        # an optimised detector has checks of its own
+        checked = self.model if self.fixed_size is None else self.fixed_size
+        with self.alone(checked), torch.inference_mode(), self._autocast():
             if self._batched is None:
-                found: list[Any] = self._detect(inputs)
-            else:
-                predictions = self._batched([{**entry, "image": entry["image"].float()} for entry in inputs])
-                found = [{key: _to_cpu(value) for key, value in one.items()} for one in predictions]
-            # the results are here, so nobody waits for the verdict; an optimised detector has checks of its own
-            settle_finite_checks(self.model if self.fixed_size is None else self.fixed_size)
-        return found
+                return self._detect(inputs)
+            # augmented inference resizes once more: bytes, as in evaluation, since floats would not be antialiased
+            dtype = torch.uint8 if self._augments else torch.float32
+            predictions = self._batched([{**entry, "image": entry["image"].to(dtype)} for entry in inputs])
+            found = [{key: _to_cpu(value) for key, value in one.items()} for one in predictions]
+        return [{key: _writable(value) for key, value in one.items()} for one in found]
+
+    def canvas(self, image: Tensor) -> tuple[int, int]:
+        """Height and width, pixels, that ``image`` [3, H, W] is padded to by itself. Only images with one canvas should
+        share a batch: padding changes results."""
+        return _padded([tuple(image.shape[-2:])], self.divisor)
+
+    @contextmanager
+    def alone(self, checked: nn.Module) -> Iterator[None]:
+        """For what computes with the model: one thread at a time, as detectron2's augmented inference switches parts
+        off and on and checks are the model's.
+
+        Args:
+            checked: at the end the verdicts of its checks are waited for: whoever has results has waited anyway.
+
+        Raises:
+            UserError: a tensor of ``checked`` held NaN or infinity.
+        """
+        with self._lock:
+            yield
+            settle_finite_checks(checked)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lock": None}
@@ -167,10 +188,18 @@ def _postprocessed(raw: Sequence[Instances], inputs: Sequence[dict[str, Any]]) -
     results = []
     for instances, entry in zip(raw, inputs, strict=True):
         for field, value in instances.get_fields().items():
-            # out of inference mode, so that whoever has the result may write into it
-            instances.set(field, value.clone())
+            instances.set(field, _writable(value))
         results.append({"instances": detector_postprocess(instances, entry["height"], entry["width"])})
     return results
+
+
+def _writable(value: Any) -> Any:
+    """A copy made out of inference mode, so that whoever has the result may write into it."""
+    if isinstance(value, Instances):
+        return Instances(value.image_size, **{name: _writable(field) for name, field in value.get_fields().items()})
+    if isinstance(value, Tensor | Boxes):
+        return value.clone()
+    return tuple(_writable(part) for part in value) if isinstance(value, tuple) else value
 
 
 def _to_cpu(value: Any) -> Any:

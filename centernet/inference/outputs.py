@@ -29,6 +29,7 @@ _CANNOT_WRITE = (
     errno.ENAMETOOLONG,
 )
 _WRITABLE_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_LARGEST_SIDES = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # pixels; others hold more than memory does
 _WRITABLE_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
 
 
@@ -162,7 +163,13 @@ def save_image(image_rgb: np.ndarray, path: Path) -> None:
     """Write uint8 [H, W, 3] **RGB** to ``path``, whole or not at all; the extension is the format.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: the folder cannot be made or written to, or the format has no room for so many pixels.
     """
+    side, largest = max(image_rgb.shape[:2]), _LARGEST_SIDES.get(path.suffix.lower())
+    if largest is not None and side > largest:
+        raise UserError(
+            f"{path} cannot be written: the picture is {side} pixels long and {path.suffix} holds at most {largest}; "
+            "give a name in .png"
+        )
     with atomic_path(path) as temporary:
         Image.fromarray(image_rgb).save(temporary, quality=95)

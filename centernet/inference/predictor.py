@@ -239,9 +239,7 @@ class Predictor:
                 if on_error == "raise":
                     return
             else:
-                height, width = prepared.entry["image"].shape[-2:]
-                divisor = self.network.divisor
-                yield (-(-height // divisor), -(-width // divisor)), prepared
+                yield self.network.canvas(prepared.entry["image"]), prepared
 
     def _prepare(self, picture: Picture, position: int, name: str) -> _Prepared:
         """Resize, and put the channels in the model's order."""

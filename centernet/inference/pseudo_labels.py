@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..progress import progress
 from .batch.identity import check_same_run, fingerprint, instances_of
 from .batch.lists import listed_by_json, listed_by_text, refuse_repeats
+from .batching import in_batches
 from .outputs import atomic_path
 from .predictor import Predictor
 from .results import encode_mask
@@ -98,7 +99,7 @@ class Journal:
     def resume(self, ids: Sequence[Any], batch_size: int) -> int:
         """Number of pictures done, a multiple of ``batch_size`` or all; what a kill left after them is cut off.
 
-        A batch is done again as a whole: pictures of a batch are padded to a common size, which a result depends on.
+        A batch is done again as a whole: results of other batches differ in rounding.
 
         Raises:
             UserError: the file belongs to another run, or cannot be written.
@@ -217,9 +218,9 @@ def _read(predictor: Predictor, images: Sequence[Unlabelled]) -> list[dict[str, 
 def _label(
     predictor: Predictor, batch: Sequence[Unlabelled], pictures: Sequence[dict[str, Any] | SourceError], floor: float
 ) -> list[dict[str, Any]]:
-    """Journal entries of a batch."""
-    good = [picture for picture in pictures if not isinstance(picture, SourceError)]
-    results = iter(predictor.predict_prepared(good))
+    """Journal entries of a batch; only pictures that are padded alike are shown to the teacher together."""
+    good = ((predictor.network.canvas(p["image"]), p) for p in pictures if not isinstance(p, SourceError))
+    results: Iterator[Any] = in_batches(good, predictor.predict_prepared, len(batch))
     entries: list[dict[str, Any]] = []
     for image, picture in zip(batch, pictures, strict=True):
         if isinstance(picture, SourceError):

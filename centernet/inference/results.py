@@ -20,6 +20,7 @@ from .visualize import draw_predictions
 
 __all__ = ["Categories", "Detections", "categories_of", "encode_mask"]
 
+_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -81,8 +82,11 @@ class Detections(Instances):
         picture: Picture | None = None,
         position: int = 0,
     ) -> "Detections":
-        """``instances`` with names, and the picture that :meth:`plot` draws on."""
+        """``instances`` with names, and the picture that :meth:`plot` draws on, whose pixels are not kept: results of
+        a folder would hold all of its photos."""
         result = cls(instances.image_size, **instances.get_fields())
+        if picture is not None:
+            picture = picture._replace(pixels=_NO_PIXELS)
         result._categories, result._picture, result._position = categories, picture, position
         return result
 

@@ -1,6 +1,7 @@
 """One confidence threshold for every meta architecture: in the config for speed, on the result exact."""
 
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,8 @@ def set_score_threshold(cfg: CfgNode, threshold: float) -> None:
 
 def check_threshold(threshold: float) -> None:
     """Raise :class:`UserError` if ``threshold`` is not in [0, 1]."""
-    if not 0.0 <= threshold <= 1.0:  # also catches NaN
-        raise UserError(f"the confidence threshold is {threshold}, but it is a probability: give a number from 0 to 1")
+    if not isinstance(threshold, Real) or not 0.0 <= threshold <= 1.0:  # also catches NaN
+        raise UserError(f"the confidence threshold is {threshold!r}, but is a probability: give a number from 0 to 1")
 
 
 def filter_predictions(predictions: dict[str, Any], threshold: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,3 +53,14 @@ def test_one_at_a_time_looks_at_nothing_ahead() -> None:
     for number in range(3):
         assert next(results) == number
         assert taken == list(range(number + 1))
+
+
+def test_an_error_of_the_items_comes_after_the_results_before_it() -> None:
+    def camera() -> Iterator[tuple[int, int]]:
+        yield from ((number % 3, number) for number in range(7))
+        raise ConnectionError("the camera is gone")
+
+    results = in_batches(camera(), lambda batch: batch, 4)
+    assert [next(results) for _ in range(7)] == list(range(7))
+    with pytest.raises(ConnectionError, match="the camera is gone"):
+        next(results)

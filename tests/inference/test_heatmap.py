@@ -1,3 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +74,13 @@ def test_nothing_is_drawn_where_it_is_zero_and_red_where_it_is_one(picture: np.n
     assert (drawn != picture).any(axis=2).sum() == 1
     red, green, blue = draw_heatmap(np.zeros_like(picture), heatmap)[40, 50].tolist()
     assert red > 2 * max(green, blue)
+
+
+def test_nothing_else_runs_on_the_model_meanwhile(predictor: Predictor, picture: np.ndarray) -> None:
+    """The page draws a visitor's heatmap while another's pictures are predicted, and checks are the model's."""
+    with ThreadPoolExecutor(1) as pool:
+        with predictor.network.alone(predictor.model):
+            heatmap = pool.submit(first_stage_heatmap, predictor, picture)
+            with pytest.raises(NotYet):
+                heatmap.result(timeout=1)
+        assert heatmap.result().shape == (90, 120)

@@ -87,6 +87,16 @@ def test_files_are_read_as_the_training_reads_them(
             np.testing.assert_array_equal(read_picture(source).pixels, wanted)
 
 
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_of_colours_with_16_bits_the_upper_eight(rgb: np.ndarray, tmp_path: Path, ending: str) -> None:
+    import cv2
+
+    deep = rgb[:, :, ::-1].astype(np.uint16) * 256 + 200
+    cv2.imwrite(str(tmp_path / f"deep{ending}"), deep)
+    np.testing.assert_array_equal(load_image(tmp_path / f"deep{ending}"), rgb[:, :, ::-1])
+    np.testing.assert_array_equal(load_image(tmp_path / f"deep{ending}"), read_image(tmp_path / f"deep{ending}", "BGR"))
+
+
 def test_an_animation_gives_its_first_picture_and_says_so(
     rgb: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

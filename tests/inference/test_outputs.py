@@ -69,6 +69,13 @@ class TestWriting:
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), image)
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
 
+    @pytest.mark.parametrize(("name", "side"), [("a.jpg", 65501), ("a.webp", 16384)])
+    def test_a_picture_that_is_too_long_for_its_format_is_said(self, tmp_path: Path, name: str, side: int) -> None:
+        with pytest.raises(UserError, match=f"{side} pixels long"):
+            save_image(np.zeros((side, 1, 3), np.uint8), tmp_path / name)
+        assert list(tmp_path.iterdir()) == []
+        save_image(np.zeros((side - 1, 1, 3), np.uint8), tmp_path / name)
+
     @pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError])
     def test_an_interruption_leaves_the_old_file_and_nothing_else(
         self, tmp_path: Path, interruption: type[BaseException]

@@ -53,6 +53,11 @@ def test_test_time_augmentation_merges_sizes_and_flips(cfg: CfgNode, picture: np
     assert not torch.equal(first["instances"].scores[:5], plain.scores[:5])
     # the flip is one of the views: a picture and its mirror image have the same objects
     torch.testing.assert_close(first["instances"].scores[:5], mirrored["instances"].scores[:5], rtol=1e-3, atol=1e-3)
+    # resized as evaluation resizes its bytes
+    with torch.inference_mode():
+        (evaluated,) = augmented.network._batched([augmented.prepare(picture)])
+    torch.testing.assert_close(rows(evaluated["instances"]), rows(first["instances"]), rtol=0, atol=0)
+    first["instances"].pred_boxes.scale(2, 2)  # results are the caller's
     cfg.MODEL.META_ARCHITECTURE = "CenterNetDetector"
     with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED is for two-stage models"):
         Predictor(cfg)

@@ -390,7 +390,7 @@ class Watched:
 
     def __init__(self, network: object, sizes: list[int]) -> None:
         self._network, self._sizes = network, sizes
-        self.divisor = network.divisor
+        self.canvas = network.canvas
 
     def __call__(self, entries: list) -> list:
         self._sizes.append(len(entries))

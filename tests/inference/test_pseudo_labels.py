@@ -87,6 +87,23 @@ def test_labels_are_what_the_predictor_says(teacher, folder, whole):
     assert [a["category_id"] - 1 for a in mine] == instances.pred_classes.tolist()
 
 
+def test_labels_do_not_depend_on_the_other_pictures(teacher, folder, tmp_path):
+    """Padding changes results, so a picture is not padded to the size of another one."""
+    labels = []
+    for names in (["4.png"], ["4.png", "wide.png"]):
+        root = tmp_path / str(len(names))
+        root.mkdir()
+        shutil.copy(folder / "4.png", root)
+        if len(names) > 1:
+            Image.open(folder / "5.png").resize((200, 60)).save(root / names[1])
+        run(teacher, root, tmp_path / "pseudo.json")
+        annotations = json.loads((tmp_path / "pseudo.json").read_text())["annotations"]
+        labels.append([(*a["bbox"], a["score"]) for a in annotations if a["image_id"] == 1])
+        (tmp_path / "pseudo.jsonl").unlink()
+    assert len(labels[0]) > 1
+    np.testing.assert_allclose(labels[1], labels[0], atol=0.02)
+
+
 def journal_of(whole, tmp_path, kept, damage=""):
     """A journal with the header and ``kept`` pictures, then what a kill may leave."""
     lines = whole.with_suffix(".jsonl").read_text().splitlines(keepends=True)

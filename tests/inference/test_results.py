@@ -53,6 +53,16 @@ def test_what_is_made_of_detections_are_detections(found: Detections) -> None:
     assert len(Instances.cat([found, found])) == 4
 
 
+def test_pixels_are_not_kept(picture: np.ndarray, tmp_path: Path) -> None:
+    """Results of a folder would hold all of its photos."""
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    read = read_picture(tmp_path / "a.png")
+    kept = Detections.of(instances(BOXES, [0.875, 0.25], [2, 0]), CATEGORIES, read)
+    assert len(pickle.dumps(kept)) < picture.nbytes / 4
+    assert kept.source == str(tmp_path / "a.png")
+    assert kept.plot().shape == picture.shape
+
+
 def test_coco_reads_the_results(found: Detections, nothing: Detections) -> None:
     entries = found.to_coco(image_id=7)
     assert entries == [

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -62,8 +64,8 @@ def test_a_score_of_the_first_stage_is_the_root_of_its_probability(agnostic: boo
     assert cfg.is_frozen()
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.01, float("nan")])
-def test_a_threshold_that_is_no_probability_is_said(threshold: float) -> None:
+@pytest.mark.parametrize("threshold", [-0.1, 1.01, float("nan"), "0.3", [0.3]])
+def test_a_threshold_that_is_no_probability_is_said(threshold: Any) -> None:
     with pytest.raises(UserError, match="from 0 to 1"):
         set_score_threshold(small_cfg("CenterNet2_R50_1x"), threshold)
 

@@ -67,6 +67,10 @@ def test_mistakes(tool, words, tmp_path, capsys):
         assert error.count("\n") == 1
     with pytest.raises(SystemExit):
         tool.main(words(tmp_path / "found", "--format", "csv"))
+    annotations = tmp_path / "info.json"
+    annotations.write_text('{"images": [{"id": 1, "file_name": "a.png"}]}')
+    assert tool.main(words(annotations, "--input", str(annotations))) == 2
+    assert "would overwrite an input" in capsys.readouterr().err
 
 
 def test_without_pyarrow(tool, words, tmp_path, capsys, monkeypatch):

@@ -90,6 +90,9 @@ def _files_of_one_kind(names: Sequence[str]) -> tuple[list[Path], str]:
 def _of_folder(folder: Path) -> dict[Path, str]:
     """Its files of one kind, pictures before others; how many files are not looked at is logged."""
     files = {file: _kind(file) for file in _walk(folder)}
+    for file, kind in files.items():  # _notes of who wrote Parquet files; a camera's _DSC0001.jpg is a photo
+        if kind == "Parquet files" and file.name.startswith("_"):
+            files[file] = None
     kinds = set(files.values())
     kind = next((kind for kind in ("pictures", "tar files", "Parquet files") if kind in kinds), None)
     if kind is None:
@@ -121,7 +124,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here, name) for name in sorted(files) if not name.startswith((".", "_")))
+        yield from (Path(here, name) for name in sorted(files) if not name.startswith("."))
 
 
 def _refuse(error: OSError) -> None:

@@ -40,16 +40,18 @@ def listed_by_json(file: Path, image_root: Path | None) -> list[tuple[dict[str, 
         UserError: it cannot be read, is no such file, or lists nothing.
     """
     try:
-        images = json.loads(file.read_text(encoding="utf-8"))["images"]
+        images = json.loads(file.read_text(encoding="utf-8-sig"))["images"]
         root = image_root or file.parent
         found = [(dict(image), root / image["file_name"]) for image in images]
-        nameless = next((image["file_name"] for image, _ in found if image.get("id") is None), None)
+        nameless = next((image for image, _ in found if not isinstance(image.get("id"), int | str)), None)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is no COCO file: it needs 'images' with 'id' and 'file_name'") from error
     if nameless is not None:
-        raise UserError(f"{file}: the image '{nameless}' has no 'id'")
+        image_id = nameless.get("id")
+        what = "no 'id'" if image_id is None else f"the 'id' {image_id!r}: give an integer or a text"
+        raise UserError(f"{file}: the image '{nameless['file_name']}' has {what}")
     if not found:
         raise UserError(f"{file} lists no image")
     return found
@@ -65,7 +67,7 @@ def listed_by_text(file: Path, image_root: Path | None) -> list[tuple[str, Path]
         UserError: it cannot be read as UTF-8 text, or names nothing.
     """
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as a list of pictures: {error}") from error
     root = image_root or file.parent

@@ -91,11 +91,7 @@ class ShardPredictor:
 
     def _by_size(self, read: _Read) -> tuple[tuple[int, int], dict[str, Any]] | SourceError:
         """With the size that the picture is padded to: only pictures of one size share a batch."""
-        if isinstance(read, SourceError):
-            return read
-        height, width = read["image"].shape[-2:]
-        divisor = self._predictor.network.divisor
-        return (-(-height // divisor), -(-width // divisor)), read
+        return read if isinstance(read, SourceError) else (self._predictor.network.canvas(read["image"]), read)
 
     def _read_ahead(self, listed: Iterable[Listed]) -> Generator[_Read, None, None]:
         """Pictures in their order, some of them read by threads before they are asked for."""

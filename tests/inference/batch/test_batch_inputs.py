@@ -75,6 +75,18 @@ def test_a_folder_with_sub_folders(photos, tmp_path, caplog):
     assert "No such file" in str(Reader().read(listed[1]))
 
 
+def test_names_that_begin_with_a_line(tmp_path, caplog):
+    """Cameras call photos _DSC0001.jpg; writers of Parquet call their own notes so."""
+    (tmp_path / "_DSC0001.png").write_bytes(encoded(1))
+    assert [entry.key for entry in list_pictures([str(tmp_path)])] == ["_DSC0001.png"]
+    (tmp_path / "_DSC0001.png").unlink()
+    parquet.write_table(arrow.table({"image": [encoded(2)]}), tmp_path / "rows.parquet")
+    parquet.write_table(arrow.table({"note": [1]}), tmp_path / "_notes.parquet")
+    with caplog.at_level("INFO"):
+        assert [entry.key for entry in list_pictures([str(tmp_path)])] == ["rows.parquet#0"]
+    assert "1 files that are no Parquet files are not looked at" in caplog.text
+
+
 def test_lists(photos, tmp_path):
     (tmp_path / "list.txt").write_text(f"even/02.png\n\n{photos}/odd/deep/01.png\n")
     listed = list_pictures([str(tmp_path / "list.txt")], photos)
@@ -85,6 +97,10 @@ def test_lists(photos, tmp_path):
     listed = list_pictures([str(tmp_path / "info.json")], photos)
     assert [(e.image_id, e.key) for e in listed] == [(40, "even/04.png"), (7, "even/00.png")]
     assert same_pictures(listed, [4, 0])
+    for name in ("list.txt", "info.json"):  # as Windows' editors write it
+        before = list_pictures([str(tmp_path / name)], photos)
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+        assert list_pictures([str(tmp_path / name)], photos) == before
 
 
 @pytest.mark.parametrize("kind", ["bytes", "large bytes", "hugging face"])
@@ -180,6 +196,10 @@ def test_what_is_refused(photos, tmp_path):
     (tmp_path / "list.txt").write_text("a.png\nb.png\na.png\n")
     with pytest.raises(UserError, match=r"the same name \('a.png'\)"):
         list_pictures([str(tmp_path / "list.txt")])
+    for value, words in [("null", "has no 'id'"), ("1.5", "has the 'id' 1.5: give"), ("[2]", r"has the 'id' \[2\]")]:
+        (tmp_path / "info.json").write_text(f'{{"images": [{{"id": {value}, "file_name": "a.png"}}]}}')
+        with pytest.raises(UserError, match=words):
+            list_pictures([str(tmp_path / "info.json")])
     with pytest.raises(UserError, match="does not exist"):
         list_pictures(["not/here"])
 
