@@ -18,6 +18,7 @@ _WORDS = (150, 155, 160)
 _CAMERA = (235, 235, 235)
 _STEP = 10  # metres between lines of the grid
 _ROUND = 20  # the range ahead is a multiple, metres
+_MARGIN = 3.0  # metres around the centre of an object
 _SCALE = 0.4  # of OpenCV's font
 
 
@@ -62,8 +63,9 @@ class BirdsEyeView:
             self._trails.setdefault(number, deque()).append((seconds, place))
         self._forget(seconds)
         if len(boxes.xyz):
-            farthest = math.ceil((boxes.xyz[:, 2].max() + 3) / _ROUND) * _ROUND
-            self.range = min(max(self.range, farthest), self.most_range)
+            aside, ahead = np.abs(boxes.xyz[:, 0]).max() + _MARGIN, boxes.xyz[:, 2].max() + _MARGIN
+            needed = math.ceil(max(ahead, aside * 2 * size[0] / size[1]) / _ROUND) * _ROUND
+            self.range = min(max(self.range, needed), self.most_range)
         canvas = _Canvas(size, self.range)
         canvas.draw_ground(camera.intrinsics.numpy(), record["width"])
         for number, trail in self._trails.items():

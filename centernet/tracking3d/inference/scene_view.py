@@ -15,7 +15,7 @@ from .drawing import Picture, draw_boxes, seen_boxes
 __all__ = ["SceneView"]
 
 _LEAST_HEIGHT = 480  # smaller pictures are enlarged, so that text can be read
-_ASPECT = 0.75  # width of the view from above / its height
+_ASPECT = 0.9  # width of the view from above / its height
 
 
 class SceneView:

@@ -65,7 +65,8 @@ def tracker_builder(cfg: CfgNode, **changes: Any) -> Callable[[IdCounter | None]
     step = trained.step_seconds if trained is not None and mode == "modern" else None
     rules = tracker_rules(cfg, step, **changes)
     if trained is None and mode == "modern":
-        motion = build_motion(cfg.MODEL.TRACKING3D.TRACKER.MOTION or "Kalman", mode=mode, step_seconds=rules.frame_seconds)
+        name = cfg.MODEL.TRACKING3D.TRACKER.MOTION or "Kalman"
+        motion = build_motion(name, mode=mode, step_seconds=rules.frame_seconds)
 
     def build(ids: IdCounter | None = None) -> QuasiDenseTracker:
         return QuasiDenseTracker(rules, motion, mode, ids=ids)

@@ -68,7 +68,7 @@ def test_a_folder_becomes_a_video_and_records(arguments, world, config3d, label_
     frames = list(iterate_source(tmp_path / "o.mp4", np.eye(3).tolist()))
     height, width = records[0]["image"].shape[:2]
     assert len(frames) == 5
-    assert frames[0]["image"].shape == (480, round(480 / height * width / 2) * 2 + 360, 3)
+    assert frames[0]["image"].shape == (480, round(480 / height * width / 2) * 2 + 432, 3)
     saved = json.loads((tmp_path / "o.json").read_text())
     assert [image["index"] for image in saved["images"]] == [0, 1, 2, 3, 4]
     assert len(saved["annotations"]) == report.detections

@@ -78,7 +78,7 @@ def test_what_is_behind_the_camera_is_not_drawn():
 )
 def test_any_box_can_be_drawn(xyz, yaw, dims):
     picture = SceneView(NAMES).draw(record(), frame_of(xyz, yaw, dims))
-    assert picture.shape == (480, 640 + 360, 3)
+    assert picture.shape == (480, 640 + 432, 3)
 
 
 def test_parity_frames_have_no_place_of_their_own():
