@@ -101,7 +101,8 @@ class Network:
     def canvas(self, image: Tensor) -> tuple[int, int]:
         """Height and width, pixels, that ``image`` [3, H, W] is padded to by itself. Only images with one canvas should
         share a batch: padding changes results."""
-        return _padded([tuple(image.shape[-2:])], self.divisor)
+        height, width = image.shape[-2:]
+        return _padded([(height, width)], self.divisor)
 
     @contextmanager
     def alone(self, checked: nn.Module) -> Iterator[None]:

@@ -28,16 +28,22 @@ def resolve_metadata(cfg: CfgNode) -> Metadata:
 
     They come from the first dataset of ``DATASETS.TEST``, then ``DATASETS.TRAIN``, whose class names are
     known or stand in its annotation file. Where there is none, or where their count does not fit the model
-    (one warning), classes are named by their numbers. The returned metadata is a copy of the catalog's.
+    (one warning each), classes are named by their numbers. The returned metadata is a copy of the catalog's.
     """
     count = _class_count(cfg)
     fields: dict[str, Any] = {"name": "numbers"}
     names: list[str] | None = None
+    problems: list[str] = []
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        names = _class_names(dataset)
+        names = _class_names(dataset, problems)
         if names:
             fields = MetadataCatalog.get(dataset).as_dict()
             break
+    if problems and not names:
+        logger.warning(
+            "class names are not known: numbers are shown, and category ids of COCO results count from 1 (%s)",
+            problems[0],
+        )
     if names and count is not None and len(names) != count:
         logger.warning(
             "dataset %s has %d classes, the model %d: class numbers are shown instead of names",
@@ -186,11 +192,11 @@ def _class_count(cfg: CfgNode) -> int | None:
     return None
 
 
-def _class_names(dataset: str) -> list[str] | None:
+def _class_names(dataset: str, problems: list[str]) -> list[str] | None:
     # a model can be shown without its dataset: what is missing there only costs the names
     try:
         ensure_registered([dataset])
         return class_names(dataset)
     except UserError as error:
-        logger.info("class names are not known: %s", error)
+        problems.append(str(error))
         return None

@@ -52,6 +52,17 @@ class TestNames:
     def test_numbers_where_nothing_is_known(self) -> None:
         assert resolve_metadata(small_cfg("CenterNet2_R50_1x")).thing_classes == ["0", "1", "2", "3"]
 
+    def test_a_dataset_that_is_not_there_is_warned_of_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Names and category ids of the results depend on it."""
+        datasets = "('coco_json:gone/a.json:gone', 'coco_json:gone/b.json:gone')"
+        with caplog.at_level(logging.WARNING):
+            metadata = resolve_metadata(small_cfg("CenterNet2_R50_1x", "DATASETS.TEST", datasets))
+        assert metadata.thing_classes == ["0", "1", "2", "3"]
+        (message,) = caplog.messages
+        assert "class names are not known" in message
+        assert "gone/a.json" in message
+        assert "gone/b.json" not in message
+
     def test_numbers_and_a_warning_where_the_count_does_not_fit(
         self, dataset: str, caplog: pytest.LogCaptureFixture
     ) -> None:
