@@ -6,24 +6,36 @@
     python tools/evaluate_tracking3d.py nuscenes detection.json --task detection --data nuscenes --split mini_val \\
         --python envs/nuscenes/bin/python
 
+    python tools/evaluate_tracking3d.py nuscenes detections.json.gz --track --data nuscenes --split mini_val \\
+        --lstm parity.pth modern.pth --python envs/nuscenes/bin/python
+
 `labels` gives KITTI's labels to the tracker as its detections (perfect, or with --noise METRES DROPPED FALSE) and
-scores the tracks with trackeval. `nuscenes` scores a submission with nuscenes-devkit. Both tools run in a process of
-their own; --python names the Python that has them.
+scores the tracks with trackeval. `nuscenes` scores a submission with nuscenes-devkit; with --track, SUBMISSION holds
+detections, which our tracker follows without appearance, in each mode and with each motion model, and a table is
+printed. Both tools run in a process of their own; --python names the Python that has them.
 """
 
 import argparse
 import gzip
 import json
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from centernet.errors import UserError, command_line
+from centernet.tracking3d.data.nuscenes import read_nuscenes
 from centernet.tracking3d.evaluation import official
 from centernet.tracking3d.evaluation.label_replay import Noise, label_detections, replay, tracker_for_labels
+from centernet.tracking3d.evaluation.nuscenes_detections import read_nuscenes_detections
+from centernet.tracking3d.evaluation.nuscenes_replay import nuscenes_contenders, nuscenes_tracker, replay_nuscenes
+from centernet.tracking3d.evaluation.nuscenes_submission import save_submission, submission
 from centernet.tracking3d.ops.mode import checked_mode
+from centernet.tracking3d.tracker.cameras import CameraRig
 
+COLUMNS = ("AMOTA", "AMOTA@0.2", "AMOTP", "RECALL", "MOTA", "IDS", "FRAG", "FP", "FN")
 VERSIONS = {"mini_val": "v1.0-mini", "mini_train": "v1.0-mini", "test": "v1.0-test"}
 
 
@@ -41,6 +53,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     nuscenes.add_argument("--task", choices=("detection", "tracking"), default="tracking")
     nuscenes.add_argument("--data", required=True, metavar="DIR", help="folder with the tables")
     nuscenes.add_argument("--split", default="val", help="default %(default)s")
+    nuscenes.add_argument("--track", action="store_true", help="track the detections first, and compare modes")
+    nuscenes.add_argument(
+        "--lstm", nargs=2, metavar=("PARITY", "MODERN"), help="motion networks of tools/train_motion.py by --mode"
+    )
     for command in (labels, nuscenes):
         command.add_argument("--python", default=sys.executable, help="that has the benchmark's tool")
         command.add_argument("--output", metavar="JSON", help="write the scores there")
@@ -75,16 +91,41 @@ def score_labels(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     return official.kitti_tracking(truth, tracked, lengths, options.python)
 
 
+def version_of(split: str) -> str:
+    """Of nuScenes' tables."""
+    return VERSIONS.get(split, "v1.0-trainval")
+
+
+def compare_trackers(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Scores of all trackers of the detections; the table is printed as it grows."""
+    found = read_nuscenes_detections(options.submission, read_nuscenes(options.data, options.split))
+    scores = {}
+    print(f"| tracker | {' | '.join(COLUMNS)} |\n|{' --- |' * (len(COLUMNS) + 1)}")
+    for name, (mode, motion, across) in nuscenes_contenders(options.lstm).items():
+        rig = CameraRig(lambda ids, mode=mode, motion=motion: nuscenes_tracker(mode, *motion, ids), across)
+        content = submission(replay_nuscenes(found, rig, mode).as_dict(), "tracking", mode)
+        with tempfile.TemporaryDirectory(prefix="nuscenes_tracks_") as folder:
+            file = Path(folder) / "tracks.json"
+            save_submission(content, file)
+            scores[name] = official.nuscenes_tracking(
+                file, options.data, version_of(options.split), options.split, options.python
+            )
+        cells = (f"{scores[name][column]:.4g}" for column in COLUMNS)
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    return scores
+
+
 @command_line
 def main(arguments: list[str] | None = None) -> None:
     """Score, tell, write."""
     options = parse(arguments)
     if options.command == "labels":
         scores = score_labels(options)
+    elif options.track:
+        scores = compare_trackers(options)
     else:
         score = official.nuscenes_detection if options.task == "detection" else official.nuscenes_tracking
-        version = VERSIONS.get(options.split, "v1.0-trainval")
-        scores = score(options.submission, options.data, version, options.split, options.python)
+        scores = score(options.submission, options.data, version_of(options.split), options.split, options.python)
     text = json.dumps(scores, indent=1)
     print(text)
     if options.output:

@@ -49,8 +49,8 @@ def get_checkpoint(name: str) -> str:
     if not row.drive_ids:
         why = f" because {row.withheld}" if row.withheld else ""
         raise UserError(
-            f"no trained weights of {row.name} were published{why}{also}: train it, or put yours as {cached.name} into a "
-            "folder and set CENTERNET_WEIGHTS to that"
+            f"no trained weights of {row.name} were published{why}{also}: train it, or put yours as {cached.name} "
+            "into a folder and set CENTERNET_WEIGHTS to that"
         )
     try:
         return str(fetch([DRIVE.format(drive_id) for drive_id in row.drive_ids], cached))

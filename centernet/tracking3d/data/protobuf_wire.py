@@ -1,4 +1,4 @@
-"""Reading TFRecord files and the wire format of protocol buffers, without TensorFlow and without generated code.
+"""TFRecord files read, and the wire format of protocol buffers both ways, without TensorFlow or generated code.
 
 Source: https://protobuf.dev/programming-guides/encoding and TensorFlow's description of TFRecord.
 """
@@ -79,6 +79,11 @@ class Message:
             values += struct.unpack(f"<{len(view) // 8}d", view)
         return values
 
+    def single(self, number: int) -> float:
+        """A field of type float."""
+        views = self._views(number)
+        return float(struct.unpack("<f", views[-1])[0]) if views else 0.0
+
     def _views(self, number: int) -> list[memoryview]:
         views = [value for value in self._fields.get(number, []) if isinstance(value, memoryview)]
         if len(views) != len(self._fields.get(number, [])):
@@ -97,6 +102,32 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
         if shift > 63:
             raise ValueError(f"number of over 64 bits at byte {at}")
     raise ValueError(f"cut off at byte {len(view)}")
+
+
+def field(number: int, value: int | float | str | bytes, *, single: bool = False) -> bytes:
+    """A field as it is written: an integer (not negative), a double, a string or a message that is serialised already.
+
+    Args:
+        number: of the field.
+        value: its value.
+        single: the number is of type float, not double.
+    """
+    if isinstance(value, int):
+        return _written_varint(number << 3 | _VARINT) + _written_varint(value)
+    if isinstance(value, float):
+        kind, form = (_FIXED32, "<f") if single else (_FIXED64, "<d")
+        return _written_varint(number << 3 | kind) + struct.pack(form, value)
+    content = value.encode() if isinstance(value, str) else value
+    return _written_varint(number << 3 | _BYTES) + _written_varint(len(content)) + content
+
+
+def _written_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def read_tfrecords(path: str | Path) -> Iterator[bytes]:

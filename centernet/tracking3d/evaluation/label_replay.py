@@ -9,7 +9,7 @@ from torch import Tensor
 from ..data.constants import KITTI_CLASSES
 from ..data.kitti_files import parse_labels
 from ..data.records import Boxes3D, box3d_bounds
-from ..motion.kalman import KalmanMotion
+from ..motion.checkpoint import build_motion
 from ..ops.geometry import Camera, project, yaw_to_alpha
 from ..ops.mode import Mode
 from ..tracker.detections import Detections3D
@@ -108,8 +108,13 @@ def _detections(boxes: Boxes3D, generator: torch.Generator, spoilt: bool) -> Det
     )
 
 
-def tracker_for_labels(mode: Mode) -> QuasiDenseTracker:
-    """A Kalman tracker without appearance, for detections of which none is a duplicate of another."""
+def tracker_for_labels(mode: Mode, confirm_sightings: int = 1) -> QuasiDenseTracker:
+    """A Kalman tracker without appearance, for detections of which none is a duplicate of another.
+
+    Args:
+        mode: of the tracker.
+        confirm_sightings: as in :class:`..tracker.rules.TrackerRules`; 2 for noisy detections.
+    """
     rules = replace(
         KITTI_RULES,
         appearance_cue="none",
@@ -117,8 +122,9 @@ def tracker_for_labels(mode: Mode) -> QuasiDenseTracker:
         match_affinity=0.3,  # the camera turns and drives, and nobody tells the tracker
         duplicate_iou=1.0,
         low_score_iou=1.0,
+        confirm_sightings=confirm_sightings,
     )
-    return QuasiDenseTracker(rules, KalmanMotion(), mode)
+    return QuasiDenseTracker(rules, build_motion("Kalman", mode=mode, step_seconds=rules.frame_seconds), mode)
 
 
 def replay(tracker: QuasiDenseTracker, detections: list[Detections3D]) -> str:

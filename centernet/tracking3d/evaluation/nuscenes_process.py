@@ -34,37 +34,12 @@ def detection(request: dict[str, Any]) -> dict[str, Any]:
 
 def tracking(request: dict[str, Any]) -> dict[str, Any]:
     """AMOTA for each alpha of the request, AMOTP and the rest of the devkit's means, AMOTA by class."""
-    scores: dict[str, Any] = {}
-    for alpha in request["alphas"]:
-        summary = _tracking(request, alpha)
-        key = "AMOTA" if alpha == 1 else f"AMOTA@{alpha:g}"
-        scores[key] = summary["amota"]
-        scores[f"{key}_by_class"] = summary["label_metrics"]["amota"]
-        scores.update({name.upper(): summary[name] for name in _MEANS if name != "amota"})
-    return scores
-
-
-def _tracking(request: dict[str, Any], alpha: float) -> dict[str, Any]:
     from nuscenes.eval.common.config import config_factory
-    from nuscenes.eval.tracking import metrics, utils
     from nuscenes.eval.tracking.evaluate import TrackingEval
 
-    def motar(
-        df: Any,
-        num_matches: int,
-        num_misses: int,
-        num_switches: int,
-        num_false_positives: int,
-        num_objects: int,
-        ana: Any = None,
-    ) -> float:
-        return float(
-            metrics.motar(df, num_matches, num_misses, num_switches, num_false_positives, num_objects, alpha, ana)
-        )
-
-    utils.motar = motar  # the table of metrics is built from this name
+    rules = config_factory("tracking_nips_2019")
     scored = TrackingEval(
-        config_factory("tracking_nips_2019"),
+        rules,
         request["submission"],
         request["split"],
         request["output"],
@@ -72,7 +47,36 @@ def _tracking(request: dict[str, Any], alpha: float) -> dict[str, Any]:
         request["dataroot"],
         verbose=False,
     )
-    return dict(scored.main(render_curves=False))
+    metrics, curves = scored.evaluate()
+    summary = metrics.serialize()
+    scores: dict[str, Any] = {name.upper(): summary[name] for name in _MEANS}
+    for alpha in request["alphas"]:
+        by_class = summary["label_metrics"]["amota"]
+        if alpha != 1:
+            by_class = {name: _amota(curves[name], alpha) for name in rules.class_names}
+            scores[f"AMOTA@{alpha:g}"] = _mean(by_class)
+        scores["AMOTA_by_class" if alpha == 1 else f"AMOTA@{alpha:g}_by_class"] = by_class
+    return scores
+
+
+def _amota(curve: Any, alpha: float) -> float:
+    """Mean of MOTAR over the recall thresholds, of a class's counts; thresholds that are not reached count 0.
+
+    The devkit has it for alpha 1 only, in its metric, whose formula this is.
+    """
+    import numpy as np
+
+    if np.isnan(curve.motar).all():
+        return float("nan")  # no object of the class
+    recall = curve.tp / curve.gt
+    wrong = curve.fn + curve.ids + curve.fp - (1 - recall) * curve.gt
+    motar = np.maximum(0, 1 - alpha * wrong / (recall * curve.gt))
+    return float(np.where(np.isnan(curve.motar), 0, motar).mean())
+
+
+def _mean(by_class: dict[str, float]) -> float:
+    known = [value for value in by_class.values() if value == value]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def main() -> int:

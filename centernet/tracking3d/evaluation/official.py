@@ -46,7 +46,7 @@ def nuscenes_tracking(
 ) -> dict[str, Any]:
     """``AMOTA`` (alpha 1), ``AMOTA@0.2`` (as the devkit had it until December 2019), ``AMOTP`` and the other means.
 
-    Args and errors as :func:`nuscenes_detection`; ``alphas``: one run of the devkit each.
+    Args and errors as :func:`nuscenes_detection`; ``alphas``: of AMOTA.
     """
     return _nuscenes("tracking", submission, dataroot, version, split, python, {"alphas": list(alphas)})
 

@@ -2,7 +2,8 @@
 
 Annotations: ``bbox`` (xywh, pixels), ``score`` (2D), ``uncertainty`` (confidence of the depth), ``alpha``, ``roty``,
 ``dimension`` [h, w, l], ``translation`` (centre, camera frame, metres), ``center_2d``, ``depth`` [1], ``instance_id``,
-``category_id`` (from 1), and in modern mode ``velocity`` (world, m/s). Source: QD-3DT (arXiv 2103.07351), its driver.
+``category_id`` (from 1), and in modern mode ``velocity`` (world, m/s) and
+``sightings`` (of the track until now). Source: QD-3DT (arXiv 2103.07351), its driver.
 """
 
 import json
@@ -44,6 +45,7 @@ class TrackedFrame(NamedTuple):
         yaw: float ``[T]``, in the camera frame; ``None``: from ``alpha``.
         velocity: float ``[T, 3]``, world, m/s; ``None``: not known.
         attributes: T names of nuScenes' attributes; ``None``: the most frequent one of each class.
+        sightings: int64 ``[T]``, how often each track was seen; ``None``: not known.
     """
 
     boxes: Tensor
@@ -59,6 +61,7 @@ class TrackedFrame(NamedTuple):
     yaw: Tensor | None = None
     velocity: Tensor | None = None
     attributes: Sequence[str] | None = None
+    sightings: Tensor | None = None
 
 
 def tracked_frame(detections: Detections3D, tracks: Tracks3D, mode: Mode) -> TrackedFrame:
@@ -89,6 +92,7 @@ def tracked_frame(detections: Detections3D, tracks: Tracks3D, mode: Mode) -> Tra
         xyz=tracks.xyz if modern else None,
         yaw=tracks.yaw if modern else None,
         velocity=tracks.velocity if modern else None,
+        sightings=tracks.sightings if modern else None,
     )
 
 
@@ -175,7 +179,7 @@ class TrackingResults:
         double = {
             name: value.detach().double().cpu()
             for name, value in tracked._asdict().items()
-            if isinstance(value, Tensor) and name not in ("labels", "ids")
+            if isinstance(value, Tensor) and name not in ("labels", "ids", "sightings")
         }
         intrinsics = torch.tensor(frame["intrinsics"], dtype=torch.float64)
         boxes, center, depth = double["boxes"], double["center2d"], double["depth"].reshape(-1)
@@ -201,6 +205,8 @@ class TrackingResults:
         }
         if "velocity" in double:
             columns["velocity"] = double["velocity"]
+        if tracked.sightings is not None:
+            columns["sightings"] = tracked.sightings
         written = {name: column.tolist() for name, column in columns.items()}
         return written if tracked.attributes is None else written | {"attribute_name": list(tracked.attributes)}
 

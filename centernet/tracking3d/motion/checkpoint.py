@@ -11,7 +11,7 @@ from ...weights import WeightsFile, read_weights
 from ..ops.mode import Mode, checked_mode
 from .base import MotionModel
 from .constant import ConstantPosition
-from .kalman import KalmanMotion
+from .kalman import PUBLISHED_NOISE, KalmanMotion, modern_noise
 from .lstm import LSTM, MotionNetwork
 from .variants import ConfLSTM, LocConfLSTM, LocLSTM, LocTrajLSTM
 from .velo_lstm import VeloLSTM, VeloLSTMMotion
@@ -82,19 +82,20 @@ def network_for(tensors: Mapping[str, Tensor], path: str) -> MotionNetwork:
     )
 
 
-def build_motion(name: str, weights: str | Path = "", mode: Mode = "modern") -> MotionModel:
+def build_motion(name: str, weights: str | Path = "", mode: Mode = "modern", step_seconds: float = 0.1) -> MotionModel:
     """A tracker's motion model.
 
     Args:
         name: one of :data:`MOTION_MODELS`.
         weights: a file for :func:`load_network`, for the networks.
         mode: of the tracker.
+        step_seconds: of a step of the Kalman filter, modern mode (the tracker's ``frame_seconds``).
 
     Raises:
         UserError: no such model, or not with these weights.
     """
     if name == "Kalman":
-        return KalmanMotion()
+        return KalmanMotion(PUBLISHED_NOISE if mode == "parity" else modern_noise(step_seconds))
     if name == "Constant":
         return ConstantPosition(mode)
     if name not in TRACKABLE:

@@ -50,6 +50,7 @@ class Tracks3D(NamedTuple):
         dims: float ``[T, 3]``, h, w, l, metres.
         velocity: float ``[T, 3]``, the motion model's, in the world: metres per second in modern mode, metres per frame
             in parity mode.
+        sightings: int64 ``[T]``, how often the track was seen, with this time; ``None``: not known.
     """
 
     index: Tensor  # type: ignore[assignment]  # tuple.index is not needed
@@ -62,3 +63,4 @@ class Tracks3D(NamedTuple):
     center2d: Tensor
     dims: Tensor
     velocity: Tensor
+    sightings: Tensor | None = None

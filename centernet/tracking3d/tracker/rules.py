@@ -43,6 +43,8 @@ class TrackerRules:
         drift_scale: what ``box_scale`` and ``displacement_scale`` grow by with every second since the track was seen,
             m/s, modern mode.
         class_scales: factors of these three by label, modern mode; labels beyond the end have 1.
+        confirm_sightings: sightings from which on a track is told of, or all there can be so early in a video, modern
+            mode.
         same_object_metres: centres that different cameras see this close, of one class, are one object, modern mode.
     """
 
@@ -70,6 +72,7 @@ class TrackerRules:
     size_scale: float = 5.0
     drift_scale: float = 0.0
     class_scales: tuple[float, ...] = ()
+    confirm_sightings: int = 1
     same_object_metres: float = 1.0
 
     def __post_init__(self) -> None:

@@ -46,6 +46,7 @@ class Matched(NamedTuple):
         ids: int64 ``[K]``; -1: no track (yet), -2: too weak and on top of a track.
         box7: float ``[K, 7]``, after the motion model where there is a track.
         velocity: float ``[K, 3]``, see :class:`.detections.Tracks3D`; 0 without track.
+        sightings: int64 ``[K]``, how often the track was seen; 0 without track.
         affinity: float ``[K, M]``, before assignment; ``None`` where nothing was compared.
         entries: the memory that was compared, M rows: tracks, then backdrops.
     """
@@ -54,6 +55,7 @@ class Matched(NamedTuple):
     ids: Tensor
     box7: Tensor
     velocity: Tensor
+    sightings: Tensor
     affinity: Tensor | None
     entries: Entries | None
 
@@ -92,11 +94,12 @@ class QuasiDenseTracker:
         self.tracks: Entries | None = None
         self.backdrops: list[Entries] = []  # one record a frame, newest first
         self._clock = Clock(rules.frame_seconds, mode)
+        self._moments = 0  # of this video
         self._warned = False
 
     def reset(self) -> None:
         """Forget all tracks: the next frame is the first of a video. Ids go on."""
-        self.tracks, self.backdrops, self._warned = None, [], False
+        self.tracks, self.backdrops, self._warned, self._moments = None, [], False, 0
         self._clock.reset()
 
     @torch.no_grad()
@@ -146,6 +149,7 @@ class QuasiDenseTracker:
         if frame_index == 0:
             self.reset()
         elapsed = self._clock.tick(frame_index, seconds)
+        self._moments += 1
         seen, left_out = sightings(views, frame_index, self.rules.depth_confidence, self.mode, self.dtype)
         if left_out and not self._warned:
             logger.warning(
@@ -156,7 +160,7 @@ class QuasiDenseTracker:
             self._warned = True
         if self.rules.pure_detections:
             ids = torch.tensor(self.id_counter.take(len(seen)), dtype=torch.int64, device=seen.index.device)
-            return Matched(seen, ids, seen.box7, torch.zeros_like(seen.box7[:, :3]), None, None)
+            return Matched(seen, ids, seen.box7, torch.zeros_like(seen.box7[:, :3]), torch.ones_like(ids), None, None)
         return self._follow(seen.select(distinct(seen, self.rules, self.mode)), elapsed / self.rules.frame_seconds)
 
     def _follow(self, seen: Sightings, steps: float) -> Matched:
@@ -246,7 +250,9 @@ class QuasiDenseTracker:
         self.tracks = tracks
         per = self.rules.frame_seconds if self.mode == "modern" else 1.0
         velocity = torch.zeros_like(seen.box7[:, :3]).index_copy(0, found.detection, refined[:, 7:] / per)
-        return Matched(seen, found.ids, seen.box7.index_copy(0, found.detection, refined[:, :7]), velocity, None, None)
+        box7 = seen.box7.index_copy(0, found.detection, refined[:, :7])
+        sightings = (found.ids >= 0).to(found.ids).index_copy(0, found.detection, again.changes + 1)
+        return Matched(seen, found.ids, box7, velocity, sightings, None, None)
 
     def _extrapolated(self, tracks: Entries, frame: int) -> Entries:
         """As published, lost tracks are predicted a second time, and their boxes moved."""
@@ -265,7 +271,10 @@ class QuasiDenseTracker:
     @torch.no_grad()
     def seen_from(self, matched: Matched, camera: Camera, number: int = 0) -> Tracks3D:
         """Tracks of :meth:`match` that view ``number`` shows, with ``camera``, that view's."""
-        shown = ((matched.ids >= 0) & (matched.seen.view == number)).nonzero().squeeze(1)
+        told = (matched.ids >= 0) & (matched.seen.view == number)
+        if self.mode == "modern":
+            told &= matched.sightings >= min(self.rules.confirm_sightings, self._moments)
+        shown = told.nonzero().squeeze(1)
         box7, device = matched.box7[shown], matched.box7.device
         here = Camera(*(value.to(device=device, dtype=self.dtype) for value in camera))
         boxes = lower_boxes(box7, matched.seen.roll_pitch[shown], here, mode=self.mode)
@@ -274,6 +283,7 @@ class QuasiDenseTracker:
             ids=matched.ids[shown],
             box7=box7,
             velocity=matched.velocity[shown],
+            sightings=matched.sightings[shown],
             **boxes._asdict(),
         )
 
@@ -285,6 +295,7 @@ class QuasiDenseTracker:
             "next_id": self.id_counter.next,
             "frame": self._clock.frame,
             "seconds": self._clock.seconds,
+            "moments": self._moments,
             "tracks": None if self.tracks is None else self.tracks.as_dict(),
             "backdrops": [entries.as_dict() for entries in self.backdrops],
         }
@@ -315,7 +326,7 @@ class QuasiDenseTracker:
             )
         self.reset()
         self.tracks, self.backdrops, self.id_counter.next = tracks, backdrops, next_id
-        self._clock.frame, self._clock.seconds = frame, seconds
+        self._clock.frame, self._clock.seconds, self._moments = frame, seconds, state.get("moments", frame + 1)
 
 
 class _Decided(NamedTuple):
