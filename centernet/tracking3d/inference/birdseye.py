@@ -19,11 +19,12 @@ _CAMERA = (235, 235, 235)
 _STEP = 10  # metres between lines of the grid
 _ROUND = 20  # the range ahead is a multiple, metres
 _MARGIN = 3.0  # metres around the centre of an object
+_CALM = 5.0  # seconds in which less was needed, before the scale changes
 _SCALE = 0.4  # of OpenCV's font
 
 
 class BirdsEyeView:
-    """Draws frame after frame of one video at a time; remembers trails, and the farthest object for the scale.
+    """Draws frame after frame of one video at a time; remembers trails and scale.
 
     The axes are the camera's: X to the right, Z up the picture. A moving camera moves the trails, which stand still in
     the world.
@@ -32,8 +33,8 @@ class BirdsEyeView:
     def __init__(self, least_range: float = 40.0, most_range: float = 120.0, trail_seconds: float = 3.0) -> None:
         """
         Args:
-            least_range, most_range: metres ahead that are shown; in between it grows with what is seen, and never
-                shrinks in a video.
+            least_range, most_range: metres ahead that are shown; in between it is what the objects of the last seconds
+                need.
             trail_seconds: age of the oldest point of a trail.
         """
         self.least_range = least_range
@@ -44,6 +45,7 @@ class BirdsEyeView:
     def reset(self) -> None:
         """Forget trails and scale."""
         self.range = self.least_range
+        self._ranges: list[tuple[float, float]] = []  # time, and what was needed then
         self._trails: dict[int, deque[tuple[float, NDArray[np.float64]]]] = {}
 
     def draw(self, record: Record, boxes: SeenBoxes, size: tuple[int, int], seconds: float) -> Picture:
@@ -65,7 +67,9 @@ class BirdsEyeView:
         if len(boxes.xyz):
             aside, ahead = np.abs(boxes.xyz[:, 0]).max() + _MARGIN, boxes.xyz[:, 2].max() + _MARGIN
             needed = math.ceil(max(ahead, aside * 2 * size[0] / size[1]) / _ROUND) * _ROUND
-            self.range = min(max(self.range, needed), self.most_range)
+            self._ranges.append((seconds, min(needed, self.most_range)))
+        self._ranges = [(time, metres) for time, metres in self._ranges if seconds - time <= _CALM]
+        self.range = max([self.least_range, *(metres for _, metres in self._ranges)])
         canvas = _Canvas(size, self.range)
         canvas.draw_ground(camera.intrinsics.numpy(), record["width"])
         for number, trail in self._trails.items():

@@ -113,7 +113,7 @@ def test_above_the_camera_is_below_and_right_is_right():
     assert (left != empty).any(2).nonzero()[1].mean() < 150
 
 
-def test_the_scale_grows_and_never_shrinks():
+def test_the_scale_grows_at_once_and_shrinks_late():
     view = BirdsEyeView()
     assert view.range == 40
     from_above(view, (0, 0, 55.0), 0)
@@ -122,6 +122,10 @@ def test_the_scale_grows_and_never_shrinks():
     assert view.range == 60
     from_above(view, (0, 0, 1000.0), 2)
     assert view.range == view.most_range
+    from_above(view, (0, 0, 10.0), 40)
+    assert view.range == view.most_range
+    from_above(view, (0, 0, 10.0), 60)
+    assert view.range == view.least_range
 
 
 def test_trails_stand_still_in_the_world_and_end():
