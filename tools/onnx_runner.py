@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--json", help="file to write")
     options = parser.parse_args()
     picture = np.asarray(ImageOps.exif_transpose(Image.open(options.picture)).convert("RGB"))
+    onnxruntime.set_default_logger_severity(3)  # warnings are about constants that it could fold
     session = onnxruntime.InferenceSession(options.model, providers=["CPUExecutionProvider"])
     found = [row for row in detect(session, picture) if row["score"] >= options.threshold]
     for row in found:

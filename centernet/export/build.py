@@ -134,7 +134,13 @@ class ExportedDetector:
         Args:
             inputs: in the order of :attr:`inputs`: ``images`` (uint8 or float ``[B, 3, H, W]``) and ``image_sizes``
                 (``[B, 2]``), with postprocessing also ``picture_sizes``; or ``pictures`` (uint8 ``[B, H, W, 3]``).
+
+        Raises:
+            UserError: another number of inputs.
         """
+        if len(inputs) != len(self.inputs):
+            wanted = ", ".join(self.inputs)
+            raise UserError(f"this file takes {wanted}, but {len(inputs)} inputs were given: give {len(self.inputs)}")
         pixels, *sizes = (torch.as_tensor(value).cpu().contiguous() for value in inputs)
         if pixels.dtype != torch.uint8:
             pixels = pixels.round().clamp(0, 255).to(torch.uint8)

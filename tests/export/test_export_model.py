@@ -69,6 +69,8 @@ def test_a_file_says_what_it_is(onnx_file):
     assert json.loads(metadata["class_names"]) == NAMES
     assert (metadata["model"], metadata["input_format"]) == ("small", "BGR")
     assert loaded.inputs == ["pictures"]
+    with pytest.raises(UserError, match="this file takes pictures, but 2 inputs were given"):
+        loaded(torch.zeros((1, 3, 64, 64), dtype=torch.uint8), torch.tensor([[64, 64]]))
     assert json.loads(metadata["outputs"]) == ["boxes", "scores", "classes", "valid", "image_sizes"]
     assert json.loads(metadata["canvas"]) == [90, 120]
     check = json.loads(metadata["check"])

@@ -45,6 +45,9 @@ def list_pictures(names: Sequence[str], root: Path | None = None, columns: Colum
         UserError: nothing there, several kinds at once, an unreadable list, an id or key twice.
     """
     source = " ".join(names)
+    lists = [name for name in names if name.endswith(_LISTS) and not Path(name).expanduser().is_dir()]
+    if lists and len(names) > 1:
+        raise UserError(f"{lists[0]} is a list of pictures, which is given alone: give one kind at a time")
     if len(names) == 1 and names[0].endswith(_LISTS):
         pictures = _of_list(Path(names[0]).expanduser(), root)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ...errors import UserError
 from ..outputs import atomic_path
 from ..results import Categories
 from .arrow import pyarrow
@@ -27,12 +28,14 @@ def write_parquet(output: Path, job: Job) -> None:
     _, parquet = pyarrow()
     with atomic_path(output) as temporary, temporary.open("wb") as file:
         writer = None
-        for part, _ in job.parts():
-            table = parquet.read_table(part).replace_schema_metadata(None)
-            writer = writer or parquet.ParquetWriter(file, table.schema, compression="zstd")
-            writer.write_table(table)
-        if writer is not None:
-            writer.close()
+        try:
+            for part, _ in job.parts():
+                table = _table(part).replace_schema_metadata(None)
+                writer = writer or parquet.ParquetWriter(file, table.schema, compression="zstd")
+                writer.write_table(table)
+        finally:  # before the file is closed
+            if writer is not None:
+                writer.close()
         _sync(file)
 
 
@@ -67,9 +70,17 @@ def _write_list(file: TextIO, entries: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _rows(job: Job, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    _, parquet = pyarrow()
     for part, _ in job.parts():
-        yield from parquet.read_table(part, columns=columns).to_pylist()
+        yield from _table(part, columns).to_pylist()
+
+
+def _table(part: Path, columns: list[str] | None = None) -> Any:
+    arrow, parquet = pyarrow()
+    try:
+        return parquet.read_table(part, columns=columns)
+    except (OSError, arrow.ArrowException) as error:  # whose label was whole
+        reason = " ".join(str(error).split())
+        raise UserError(f"{part} is damaged ({reason}): delete it and give the same command once more") from error
 
 
 def _images(job: Job) -> Iterator[dict[str, Any]]:

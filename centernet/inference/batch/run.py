@@ -49,7 +49,7 @@ class Summary(NamedTuple):
 def predict_many(
     cfg: CfgNode,
     listed: Sequence[Listed],
-    output: Path,
+    output: str | Path,
     *,
     form: str = "",
     threshold: float = 0.05,
@@ -81,6 +81,7 @@ def predict_many(
         UserError: another process or another run has the output; a model or place that cannot be used.
     """
     pyarrow()
+    output = Path(output)
     form = form or {".parquet": "parquet", ".json": "coco"}.get(output.suffix.lower(), "folder")
     _check(output, form, listed)
     cfg = cfg.clone()

@@ -200,6 +200,8 @@ def test_what_is_refused(photos, tmp_path):
         (tmp_path / "info.json").write_text(f'{{"images": [{{"id": {value}, "file_name": "a.png"}}]}}')
         with pytest.raises(UserError, match=words):
             list_pictures([str(tmp_path / "info.json")])
+    with pytest.raises(UserError, match="info.json is a list of pictures, which is given alone"):
+        list_pictures([str(photos), str(tmp_path / "info.json")])
     with pytest.raises(UserError, match="does not exist"):
         list_pictures(["not/here"])
 

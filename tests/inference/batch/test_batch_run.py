@@ -135,10 +135,25 @@ def test_coco(small, photos, whole, tmp_path):
     x, y, w, h = first["bbox"]
     np.testing.assert_allclose([x, y, x + w, y + h], row["boxes"][0], atol=0.02)
     assert [a["id"] for a in content["annotations"]] == list(range(1, summary.detections + 1))
-    run(small, photos, tmp_path / "y.json", form="coco-results")
+    run(small, photos, str(tmp_path / "y.json"), form="coco-results")
     results = json.loads((tmp_path / "y.json").read_text())
     assert [r["score"] for r in results] == [a["score"] for a in content["annotations"]]
     assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
+
+
+@pytest.mark.parametrize("output", ["x.json", "x.parquet"])
+def test_a_part_that_a_disk_has_damaged(small, photos, whole, tmp_path, output):
+    """Its label, at the end of the file, is whole."""
+    shutil.copytree(whole, tmp_path / f"{output}.parts")
+    part = tmp_path / f"{output}.parts" / "part-00001.parquet"
+    content = bytearray(part.read_bytes())
+    content[4 : len(content) // 3] = bytes(len(content) // 3 - 4)
+    part.write_bytes(content)
+    with pytest.raises(UserError, match=r"part-00001.parquet is damaged .*: delete it and give"):
+        run(small, photos, tmp_path / output)
+    part.unlink()
+    run(small, photos, tmp_path / output)
+    assert part.read_bytes() == (whole / part.name).read_bytes()
 
 
 def test_another_run_is_refused(small, photos, whole, tmp_path):
