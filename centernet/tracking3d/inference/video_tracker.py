@@ -94,6 +94,7 @@ class VideoTracker:
         self._ids = IdCounter() if not across else self._rig.id_counter
         self._trackers: dict[str, QuasiDenseTracker] = {}
         self._videos: dict[str, Any] = {}
+        self._posed: dict[Any, bool] = {}  # video: whether its frames have poses
         self._frame_seconds = 1.0 / cfg.MODEL.TRACKING3D.DATA.FRAME_RATE
         self._mapper = FrameMapper(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, self.mode)
         if model is None:
@@ -107,6 +108,7 @@ class VideoTracker:
         for tracker in self._trackers.values():
             tracker.reset()
         self._videos.clear()
+        self._posed.clear()
 
     def detect(self, frames: Sequence[Record]) -> list[Detections3D]:
         """Detections of frames, in one forward pass, without tracking."""
@@ -119,8 +121,8 @@ class VideoTracker:
         """Tracks of the next frame of its video; tensors on the model's device.
 
         Raises:
-            UserError: no intrinsics, a broken calibration or pose, frames out of order, ``across``, or a picture that
-                cannot be read.
+            UserError: no intrinsics, a broken calibration or pose, poses for some frames of a video only, frames out of
+                order, ``across``, or a picture that cannot be read.
         """
         if self.across:
             raise UserError("this tracker sees all cameras of a moment together: hand the frames to step_cameras()")
@@ -192,6 +194,14 @@ class VideoTracker:
 
     def _camera(self, frame: Record, detections: Detections3D) -> Camera:
         camera = camera_of(frame)
+        video, posed = frame.get("video_id", 0), frame.get("pose") is not None
+        if frame["frame_index"] == 0:  # a new video
+            self._posed[video] = posed
+        if self._posed.setdefault(video, posed) != posed:
+            raise UserError(
+                f"{frame.get('file_name', 'a frame')} has {'a' if posed else 'no'} pose, and the frames of its video "
+                f"before it have {'none' if posed else 'one'}: give poses for all frames of a video, or for none"
+            )
         return Camera(*(value.to(detections.boxes.device) for value in camera))
 
 

@@ -175,3 +175,29 @@ def test_configs_of_the_other_kind(demo, world, tmp_path, capsys):
 def test_names_come_from_the_data_set_where_the_config_has_none(config3d):
     config = config3d("MODEL.TRACKING3D.CLASSES", [], "DATASETS.TEST", ("kitti_tracking_test",))
     assert command.class_names(config)[2] == "car"
+
+
+@pytest.mark.parametrize("mode", ["parity", "modern"])
+def test_frames_without_objects_and_both_modes(arguments, world, config3d, label_model, tmp_path, mode):
+    records = [record | {"annotations": []} if record["frame_index"] in (0, 2) else record for record in world[1]]
+    args = arguments("--output", str(tmp_path / "o.mp4"), "--save-results", str(tmp_path / "o.json"))
+    report = run(args, config3d(*CLASSES, "MODEL.TRACKING3D.MODE", mode), records, label_model)
+    assert report.frames == 5
+    saved = json.loads((tmp_path / "o.json").read_text())
+    assert {found["image_id"] for found in saved["annotations"]} == {1, 3, 4}
+    last, before = ({a["instance_id"] for a in saved["annotations"] if a["image_id"] == i} for i in (4, 1))
+    assert last & before  # tracks outlive an empty frame
+
+
+def test_an_interrupt_keeps_the_records_so_far(arguments, world, config3d, label_model, tmp_path):
+    class Interrupted(label_model):
+        def forward(self, inputs):
+            if inputs[0]["frame_index"] == 3:
+                raise KeyboardInterrupt
+            return super().forward(inputs)
+
+    args = arguments("--output", str(tmp_path / "o.mp4"), "--save-results", str(tmp_path / "o.json"))
+    with pytest.raises(KeyboardInterrupt):
+        run(args, config3d(*CLASSES), world[1], Interrupted)
+    assert len(json.loads((tmp_path / "o.json").read_text())["images"]) == 3
+    assert not (tmp_path / "o.mp4").exists()

@@ -197,3 +197,16 @@ def test_a_real_model_takes_records_and_loader_inputs(config3d):
     assert len(frames[0].ids) > 0
     for mine, other in zip(frames, inputs, strict=True):
         torch.testing.assert_close(mine.boxes, other.boxes)
+
+
+def test_poses_for_all_frames_or_none(config3d, clip, label_model):
+    records = clip(3, 3)
+    still = [{key: value for key, value in record.items() if key != "pose"} for record in records]
+    model = label_model(records)
+    tracker = VideoTracker(config3d(), model)
+    tracker.step(records[0])
+    with pytest.raises(UserError, match="has no pose, and the frames of its video before it have one"):
+        tracker.step(still[1])
+    tracker = VideoTracker(config3d(), model)
+    for record in still:
+        assert len(tracker.step(record).ids)
