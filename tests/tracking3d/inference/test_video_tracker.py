@@ -186,7 +186,8 @@ def test_no_intrinsics_no_frame(config3d, clip, label_model):
 
 def test_a_real_model_takes_records_and_loader_inputs(config3d):
     few = ["MODEL.RPN.POST_NMS_TOPK_TEST", 20, "INPUT.MIN_SIZE_TEST", 64]
-    config = config3d("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, f"{TRACKER}.INIT_SCORE", 0.0, *few)
+    any_score = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, f"{TRACKER}.INIT_SCORE", 0.0]
+    config = config3d(*any_score, *few, name="QD3DT_R18_synthetic.yaml")
     torch.manual_seed(0)
     tracker = VideoTracker(config)
     records = list(synthetic_records([5], 2))
