@@ -121,6 +121,7 @@ def test_an_interrupt_keeps_what_there_is(run, config, tmp_path, monkeypatch):
         (["--weights", "w.pth"], "--weights is for one model"),
         (["--turns", "0"], "must be positive"),
         (["--write", "none/page.md"], "there is no file none/page.md"),
+        (["--json", "/dev/null/turns.json"], "/dev/null/turns.json cannot be written"),
         (["--device", "cuda"], "PyTorch sees no GPU"),
     ],
 )

@@ -25,6 +25,7 @@ from torch import nn
 
 from centernet.engine.atomic_file import write_text_atomically
 from centernet.errors import UserError
+from centernet.inference.outputs import check_writable
 
 from .contenders import (
     EAGER,
@@ -130,6 +131,8 @@ def _check(args: argparse.Namespace) -> None:
         config_of(name, args.device, tuple(args.opts))
     if args.write and not Path(args.write).is_file():
         raise UserError(f"--write: there is no file {args.write}")
+    for file in filter(None, (args.json, args.markdown)):
+        check_writable(Path(file))
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
