@@ -24,6 +24,7 @@ from .tracker_config import tracker_builder
 
 __all__ = ["VideoTracker", "detections_of"]
 
+_MOMENT = 0.7  # frames; nuScenes' cameras are up to 0.51 apart at 12 Hz
 _FIELDS = ("pred_depth", "pred_depth_confidence", "pred_dims", "pred_alpha", "pred_center2d", "embeddings")
 
 
@@ -173,7 +174,7 @@ class VideoTracker:
         """Each frame with its tracks, in order, as they are asked for; any number of videos.
 
         With ``across``, frames of a scene (key "scene", else "video_id") come in the order of time. Those of one moment
-        are of different cameras and less than half a frame of ``DATA.FRAME_RATE`` apart.
+        are of different cameras and less than 0.7 frames of ``DATA.FRAME_RATE`` apart.
 
         Raises:
             UserError: as :meth:`step`.
@@ -183,7 +184,7 @@ class VideoTracker:
                 yield frame, self.step(frame)
             return
         scene, index = object(), 0
-        for moment in moments(frames, 0.5 * self._frame_seconds):
+        for moment in moments(frames, _MOMENT * self._frame_seconds):
             here = _scene(moment[0])
             index, scene = (index + 1, scene) if here == scene else (0, here)
             yield from zip(moment, self.step_cameras(moment, index), strict=True)
