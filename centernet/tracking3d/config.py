@@ -30,6 +30,9 @@ def _box3d_head() -> CN:
     node.NUM_SHARED_CONVS = 2  # before the branches
     node.NUM_BRANCH_CONVS = 4  # of each branch: depth, sizes, orientation, centre
     node.CONV_DIM = 256  # channels
+    # the depth branch predicts a factor of what the height of the region in pixels tells, which pooled features do not
+    # show (learns in hundreds of iterations); False: the depth itself, as published
+    node.DEPTH_FROM_HEIGHT = False
     return node
 
 

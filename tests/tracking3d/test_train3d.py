@@ -15,6 +15,7 @@ import train_net  # noqa: E402
 from centernet.config_file import load_config  # noqa: E402
 from centernet.engine.task import check_task  # noqa: E402
 from centernet.errors import UserError  # noqa: E402
+from centernet.modeling.build import build_detector  # noqa: E402
 from centernet.tracking3d.data import boxes_of, synthetic_records, write_synthetic  # noqa: E402
 from centernet.tracking3d.evaluate import metric_names, score_results  # noqa: E402
 from centernet.tracking3d.evaluation.layouts import layout  # noqa: E402
@@ -102,6 +103,19 @@ def test_a_bad_config_is_refused_in_one_sentence(opts, sentence):
     with pytest.raises(UserError, match=sentence) as refusal:
         check_task(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST], eval_only=False)
     assert "\n" not in str(refusal.value)
+
+
+def test_depth_from_height_halves_the_depth_of_what_is_twice_as_high():
+    heads = build_detector(load_config(CONFIGS / "QD3DT_R18_synthetic.yaml", ["MODEL.DEVICE", "cpu"])).roi_heads.eval()
+    boxes = torch.tensor([[10.0, 10, 20, 30], [10, 10, 90, 50]])
+    with torch.no_grad():
+        codes = heads._boxes3d(torch.zeros(2, 64, 7, 7), boxes).depth  # the network says the same of both
+    depths = heads.codecs.depth.decode(codes)
+    torch.testing.assert_close(depths[0], 2 * depths[1])
+    assert depths[0, 0] == pytest.approx(30)
+    heads.depth_from_height = False
+    with torch.no_grad():
+        assert (heads._boxes3d(torch.zeros(2, 64, 7, 7), boxes).depth == 0).all()
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ from .sampling import BalancedSampler
 __all__ = ["QD3DTROIHeads", "SampledBoxes", "SamplingRules", "TrainingView", "sample_boxes"]
 
 _BOX_CODEC = BoxCodec()
+_PIXEL_METRES = 600.0  # focal length in pixels times height in metres
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,12 @@ class QD3DTROIHeads(nn.Module):
         embedding_rules: SamplingRules,
         decoding: DecodingRules,
         mult_proposal_score: bool = False,
+        depth_from_height: bool = False,
     ):
         """All heads take what ``pooler`` makes of the levels ``in_features``.
 
         With ``mult_proposal_score`` detections are scored with the first stage's scores (``objectness_logits``), too.
+        With ``depth_from_height`` the 3D head's depths are relative to :func:`depth_of_height`.
         """
         super().__init__()
         self.in_features = list(in_features)
@@ -151,6 +154,7 @@ class QD3DTROIHeads(nn.Module):
         self.embedding_rules = embedding_rules
         self.decoding = decoding
         self.mult_proposal_score = mult_proposal_score
+        self.depth_from_height = depth_from_height
         self.num_classes = box3d_head.num_classes
 
     @classmethod
@@ -191,6 +195,7 @@ class QD3DTROIHeads(nn.Module):
                 mode,
             ),
             "mult_proposal_score": box.MULT_PROPOSAL_SCORE,
+            "depth_from_height": box3d.DEPTH_FROM_HEIGHT,
         }
 
     # ------------------------------------------------------------------------------------------------ inference
@@ -213,7 +218,7 @@ class QD3DTROIHeads(nn.Module):
         scores = class_scores(logits, first_stage)
         # the 3D head needs to see only what can pass the threshold: its confidence is at most 1
         chosen = (scores > self.decoding.min_score).any(1)
-        outputs = self.box3d_head(pooled[chosen])
+        outputs = self._boxes3d(pooled[chosen], torch.cat([part.tensor for part in boxes])[chosen])
         counts = [len(part) for part in boxes]
         own = [int(part.sum()) for part in chosen.split(counts)]
         detections = [
@@ -229,6 +234,13 @@ class QD3DTROIHeads(nn.Module):
         ]
         embeddings = self.embedding_head(self.pooler(levels, [Boxes(found.input_boxes) for found in detections]))
         return list(zip(detections, embeddings.split([len(found.boxes) for found in detections]), strict=True))
+
+    def _boxes3d(self, pooled: Tensor, boxes: Tensor) -> Box3DOutputs:
+        """The 3D head on the pooled features of ``boxes`` ``[R, 4]``."""
+        outputs: Box3DOutputs = self.box3d_head(pooled)
+        if self.depth_from_height:
+            outputs = outputs._replace(depth=outputs.depth + self.codecs.depth.scale * depth_of_height(boxes)[:, None])
+        return outputs
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -247,7 +259,7 @@ class QD3DTROIHeads(nn.Module):
         wanted = _BOX_CODEC.encode(torch.cat([part.positive for part in sampled]), truth_boxes)
         found = own_class(deltas[positive].float().unflatten(1, (-1, 4)), classes)
         distance = F.smooth_l1_loss(found, wanted, reduction="sum", beta=1.0)
-        outputs = self.box3d_head(pooled[positive])
+        outputs = self._boxes3d(pooled[positive], torch.cat([part.positive for part in sampled]))
         targets = Box3DTargets(
             torch.cat([truth.gt_depth for truth in matched]),
             torch.cat([truth.gt_alpha for truth in matched]),
@@ -284,6 +296,12 @@ class QD3DTROIHeads(nn.Module):
     def _embed(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
         pooled = self.pooler([features[name] for name in self.in_features], [Boxes(part) for part in boxes])
         return list(self.embedding_head(pooled).split([len(part) for part in boxes]))
+
+
+def depth_of_height(boxes: Tensor) -> Tensor:
+    """Logarithm ``[R]`` of the depth in metres at which something that is as tall as a person would fill the height of
+    ``boxes`` ``[R, 4]`` (pixels of the network input) in a camera of usual focal length; the rest is the network's."""
+    return (_PIXEL_METRES / (boxes[:, 3] - boxes[:, 1]).clamp(min=1.0)).log()
 
 
 def _is_positive(part: SampledBoxes) -> Tensor:

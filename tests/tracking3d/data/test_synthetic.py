@@ -73,7 +73,7 @@ def test_annotations_are_the_same_objects_in_the_world():
             centre = torch.tensor([a["center2d"] for a in made["annotations"]], dtype=torch.float64).reshape(-1, 2)
             lifted = lift_boxes(centre, boxes.xyz[:, 2], boxes.alpha, boxes.dims, camera_of(made)).box7
             assert torch.allclose(lifted[:, 2], boxes.dims[:, 0] / 2)  # stands on the ground
-            limit = torch.tensor([320.0, 192, 320, 192], dtype=torch.float64)
+            limit = torch.tensor([448.0, 192, 448, 192], dtype=torch.float64)
             assert (boxes.boxes >= 0).all()
             assert (boxes.boxes <= limit).all()
             for instance, box in zip(boxes.instances.tolist(), lifted, strict=True):
