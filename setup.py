@@ -61,7 +61,12 @@ EXTRAS = {
     # Detections as supervision's and pandas' objects.
     "results": ["supervision>=0.26", "pandas>=2"],
     "ray": ["ray[data]>=2.30", "pyarrow>=15"],
-    "tracking3d": ["nuscenes-devkit>=1.1.11", "motmetrics>=1.4", "pyquaternion>=0.9.9", "scipy>=1.11"],
+    # Hungarian assignment, scores by distance.
+    "tracking3d": ["scipy>=1.11"],
+    # The benchmarks' own scores of 3D tracking. The first needs numpy below 2 and the second 2 or above: an environment
+    # each (docs/TRACKING3D.md), so neither is in requirements.lock.
+    "nuscenes": ["nuscenes-devkit>=1.2", "motmetrics>=1.4", "numpy>=1.26,<2"],
+    "kitti": ["trackeval>=1.3", "numpy>=2"],
     "dev": [
         "faster-coco-eval>=1.6",  # a rival in tools/benchmark.py
         "hypothesis>=6.100",

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure this machine: inference of models run in several ways, beside detectron2's and torchvision's; a training step
 beside Faster R-CNN's, and with each option; first-stage targets; the evaluation against the official packages; the
-index of annotations.
+index of annotations; a step of the 3D tracker.
 
     python tools/benchmark.py inference --write docs/BENCHMARKS.md
     python tools/benchmark.py models --repeats 5
@@ -51,12 +51,19 @@ def _training(args: argparse.Namespace) -> None:
     measure_training(rounds=min(args.repeats, 5))
 
 
+def _tracking3d(args: argparse.Namespace) -> None:
+    from benchmarks.tracking3d import measure_tracking3d
+
+    measure_tracking3d(args.repeats)
+
+
 SUBJECTS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
     "targets": (_targets, "the targets of the first stage"),
     "models": (_models, "inference and a training step, beside Faster R-CNN R50-FPN"),
     "evaluation": (_evaluation, "scores of COCO and LVIS, beside the official packages"),
     "index": (_index, "200,000 images and their annotations, beside detectron2's way"),
     "training": (_training, "a training step with each option of the trainer"),
+    "tracking3d": (_tracking3d, "a step of the 3D tracker, by how many detections and tracks there are"),
 }
 
 

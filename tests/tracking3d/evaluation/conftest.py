@@ -1,8 +1,10 @@
 """Reference result files, label files and where the official tools are."""
 
 import gzip
+import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,15 @@ def nuscenes_python():
     if not Path(python).is_file():
         pytest.skip("CENTERNET_NUSCENES_PYTHON names no Python with nuscenes-devkit")
     return python
+
+
+@pytest.fixture
+def kitti_python():
+    """A Python that has trackeval: CENTERNET_KITTI_PYTHON, or this one."""
+    python = os.environ.get("CENTERNET_KITTI_PYTHON", "")
+    if not python and importlib.util.find_spec("trackeval") is None:
+        pytest.skip("neither this Python nor CENTERNET_KITTI_PYTHON has trackeval")
+    return python or sys.executable
 
 
 @pytest.fixture

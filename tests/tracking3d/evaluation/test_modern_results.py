@@ -31,7 +31,7 @@ def frame(index, camera, **more):
     } | more
 
 
-def cars(*rows, velocity=None):
+def cars(*rows, velocity=None, sightings=None):
     """Rows of (id, x, z, score)."""
     table = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 4)
     ids, x, z, score = table.unbind(1)
@@ -47,6 +47,7 @@ def cars(*rows, velocity=None):
         alpha=0 * x,
         center2d=torch.stack((800 + 1000 * x / z, 450 + 0 * x), 1),
         velocity=velocity,
+        sightings=sightings,
     )
 
 
@@ -92,6 +93,14 @@ def test_neighbours_of_one_camera_stay_and_an_id_is_there_once():
     twice = near, (frame(0, "CAM_BACK"), cars((1, 30, 20, 0.9)))
     boxes = submission(collected(*twice), "tracking")["results"]["s0"]
     assert sorted((box["tracking_id"], box["tracking_score"]) for box in boxes) == [("1", 0.9), ("2", 0.8)]
+
+
+def test_tracks_that_were_seen_more_often_score_higher():
+    seen = collected((frame(0, "CAM_FRONT"), cars((1, 0, 20, 0.8), (2, 9, 20, 0.8), sightings=torch.tensor([1, 4]))))
+    assert [annotation["sightings"] for annotation in seen["annotations"]] == [1, 4]
+    boxes = submission(seen, "tracking")["results"]["s0"]
+    assert {box["tracking_id"]: round(box["tracking_score"], 9) for box in boxes} == {"1": 0.4, "2": 0.64}
+    assert {box["detection_score"] for box in submission(seen, "detection")["results"]["s0"]} == {0.8}
 
 
 def test_velocity_is_per_second():
