@@ -73,7 +73,8 @@ class BirdsEyeView:
         canvas = _Canvas(size, self.range)
         canvas.draw_ground(camera.intrinsics.numpy(), record["width"])
         for number, trail in self._trails.items():
-            canvas.draw_trail((np.array([place for _, place in trail]) - position) @ rotation, number)
+            places = (np.array([place for _, place in trail]) - position) @ rotation
+            canvas.draw_trail(places, number, seen=trail[-1][0] == seconds)
         taken: list[tuple[int, int, int, int]] = []
         for row in np.argsort(-boxes.xyz[:, 2], kind="stable"):
             canvas.draw_box(boxes.corners[row][:4, ::2], int(boxes.ids[row]))
@@ -136,13 +137,13 @@ class _Canvas:
         wedge = (middle + np.array([[0, -9], [6, 7], [-6, 7]])).round().astype(np.int32)
         cv2.fillPoly(self.image, [wedge], _CAMERA, cv2.LINE_AA)
 
-    def draw_trail(self, places: NDArray[np.float64], number: int) -> None:
-        """``places [K, 3]``, camera frame, the oldest first and the darkest."""
+    def draw_trail(self, places: NDArray[np.float64], number: int, seen: bool) -> None:
+        """``places [K, 3]``, camera frame, the oldest first and the darkest; fainter of what is not ``seen`` now."""
         colour = np.array(id_colour(number))
         for step in range(1, len(places)):
-            shade = 0.3 + 0.6 * step / len(places)
+            shade = (0.3 + 0.6 * step / len(places)) * (1.0 if seen else 0.5)
             red, green, blue = (colour * shade + np.array(_BACKGROUND) * (1 - shade)).round().astype(int).tolist()
-            self.line(places[step - 1 : step + 1, ::2], (red, green, blue), 2)
+            self.line(places[step - 1 : step + 1, ::2], (red, green, blue), 2 if seen else 1)
 
     def draw_box(self, corners: NDArray[np.float64], number: int) -> None:
         """``corners [4, 2]``, the front two first; the front is a thick line, with a short one ahead."""
