@@ -38,8 +38,8 @@ _PALETTES = {
     "car": (0.25, 0.4, 0.85),
     "truck": (0.75, 0.3, 0.7),
 }
-# of h, w, l within a class; one camera tells depth from height, so 12 % of it would be errors of 2 m, where tracks begin
-# to be wrong, at 28 m already
+# of h, w, l within a class; one camera tells depth from height, so 12 % of it would be errors of 2 m, where tracks
+# begin to be wrong, at 28 m already
 _SPREAD = (0.05, 0.12, 0.12)
 _CAMERA_HEIGHT = 1.6
 _TRIES = 40
