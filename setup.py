@@ -38,6 +38,8 @@ REQUIRES = [
     "yacs>=0.1.8",
     # The official LVIS protocol's annotations, which detectron2's LVIS support imports.
     "lvis>=0.5.3",
+    # 3D tracking: Hungarian assignment.
+    "scipy>=1.11",
     # The progress bar.
     "rich>=13",
     # Weights in a format that holds nothing but tensors.
@@ -61,8 +63,6 @@ EXTRAS = {
     # Detections as supervision's and pandas' objects.
     "results": ["supervision>=0.26", "pandas>=2"],
     "ray": ["ray[data]>=2.30", "pyarrow>=15"],
-    # Hungarian assignment, scores by distance.
-    "tracking3d": ["scipy>=1.11"],
     # The benchmarks' own scores of 3D tracking. The first needs numpy below 2 and the second 2 or above: an environment
     # each (docs/TRACKING3D.md), so neither is in requirements.lock.
     "nuscenes": ["nuscenes-devkit>=1.2", "motmetrics>=1.4", "numpy>=1.26,<2"],

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UserError
 from .memory import BACKDROP, DISCARDED
 from .rules import TrackerRules
 
@@ -63,12 +62,7 @@ def _best_left(
 
 
 def _hungarian(affinity: NDArray[np.floating]) -> Iterator[tuple[int, int, float]]:
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise UserError(
-            "Hungarian assignment needs the package scipy, which is not installed: install the extra 'tracking3d' or "
-            "choose assignment 'greedy'"
-        ) from error
+    from scipy.optimize import linear_sum_assignment  # takes long to import
+
     rows, columns = linear_sum_assignment(affinity, maximize=True)
     return zip(rows.tolist(), columns.tolist(), affinity[rows, columns].tolist(), strict=True)

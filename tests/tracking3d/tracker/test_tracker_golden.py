@@ -13,18 +13,10 @@ CHANGED = (
 )
 
 
-def model_of(variant):
-    if variant.startswith("lstm"):
-        pytest.importorskip("centernet.tracking3d.motion.velo_lstm", exc_type=ImportError)
-    if "hung" in variant:
-        pytest.importorskip("scipy")
-    return motion_of(variant)
-
-
 @pytest.mark.parametrize("variant", ["kf_greedy", "kf_hungarian", "dummy_greedy"])
 def test_a_scene_of_our_own_copy(variant, tracking3d_data):
     """Three cars, gaps of 5, 9 and 12 frames, a moving camera."""
-    outcome = compared(tracking3d_data("tracker_gap.npz"), variant, model_of(variant))
+    outcome = compared(tracking3d_data("tracker_gap.npz"), variant, motion_of(variant))
     assert outcome.differences == []
     assert outcome.arrays > 200
     assert outcome.worst["box7"] < 1e-3
@@ -35,7 +27,7 @@ def test_a_scene_of_our_own_copy(variant, tracking3d_data):
     "variant", [name if name.startswith("kf") else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
 )
 def test_decisions_are_the_published_ones(scene, variant, golden3d):
-    outcome = compared(golden3d(f"tracker_{scene}.npz"), variant, model_of(variant))
+    outcome = compared(golden3d(f"tracker_{scene}.npz"), variant, motion_of(variant))
     assert outcome.differences == []
     assert outcome.arrays > 150
     assert "hungarian" not in variant or "S" in outcome.worst
@@ -45,7 +37,7 @@ def test_decisions_are_the_published_ones(scene, variant, golden3d):
 @pytest.mark.parametrize("variant", CHANGED)
 @pytest.mark.parametrize("scene", ["cross", "crowd"])
 def test_decisions_with_other_cues_are_the_published_ones(scene, variant, golden3d):
-    outcome = compared(golden3d(f"tracker_{scene}.npz"), variant, model_of(variant))
+    outcome = compared(golden3d(f"tracker_{scene}.npz"), variant, motion_of(variant))
     assert outcome.differences == []
     assert "hung" not in variant or "S" in outcome.worst
 
