@@ -193,6 +193,8 @@ def page_models(args: argparse.Namespace) -> dict[str, Callable[[], CfgNode]]:
     keys = args.opts[::2]
     device = args.opts[2 * keys.index("MODEL.DEVICE") :][:2] if "MODEL.DEVICE" in keys else []
     for name in filter(model_zoo.is_at_hand, model_zoo.names()):
+        if model_zoo.info(name).family == "3D tracking":  # needs a camera, which a picture dropped on a page lacks
+            continue
         models.setdefault(name, partial(model_zoo.get_config, name, [*device, "MODEL.WEIGHTS", f"zoo://{name}"]))
     return models
 
