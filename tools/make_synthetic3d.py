@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make the synthetic world of moving cuboids with known 3D, in the datasets folder.
 
-    python tools/make_synthetic3d.py [--root datasets] [--train 60] [--val 10] [--frames 20] [--seed 0]
+    python tools/make_synthetic3d.py [--root datasets] [--train 120] [--val 10] [--frames 20] [--seed 0]
 """
 
 import argparse
@@ -19,7 +19,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--root", default=data_root(), help="datasets folder (default: $DETECTRON2_DATASETS or datasets)"
     )
-    parser.add_argument("--train", type=int, default=60, help="training clips")
+    parser.add_argument("--train", type=int, default=120, help="training clips")
     parser.add_argument("--val", type=int, default=10, help="validation clips")
     parser.add_argument("--frames", type=int, default=20, help="of a clip")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip; clips are seed, seed + 1, ...")

@@ -122,7 +122,8 @@ def score_results(results: ResultFile, records: Sequence[Record], names: Sequenc
         records: its frames with annotations, in the order in which they were added; those that say that they are no
             key frames do not count.
         names: of the model's classes.
-        mode: modern scores each class for itself, parity pools them.
+        mode: modern scores each class for itself and leaves out tracks that lie, with most of their 2D box, in
+            ``ignore_regions`` and on no annotated object (KITTI's rule for DontCare); parity pools the classes.
 
     Returns:
         MOTA, IDF1, MT, ML, Recall and Precision in percent; MOTP-C (metres), MOTP-O (degrees); IDSW, Frag, TP, FP, FN
@@ -138,6 +139,8 @@ def score_results(results: ResultFile, records: Sequence[Record], names: Sequenc
     errors = []
     for record, tracks in zip(records, found, strict=True):
         objects = _objects(record)
+        if mode == "modern":
+            tracks = _on_annotated_ground(record, objects, tracks)
         pair = _scored(objects, "category_id", "yaw", "dims"), _scored(tracks, "category_id", "roty", "dimension", 1)
         videos.setdefault((record["video_id"], record.get("camera")), []).append(pair)
         errors.append(_errors(objects, tracks, pair))
@@ -147,6 +150,30 @@ def score_results(results: ResultFile, records: Sequence[Record], names: Sequenc
 
 def _objects(record: Record) -> list[Record]:
     return [a for a in record.get("annotations", []) if not a.get("iscrowd") and not a.get("ignore")]
+
+
+def _on_annotated_ground(
+    record: Record, objects: Sequence[Record], tracks: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Tracks but for those in regions where nothing was annotated."""
+    regions = torch.tensor(record.get("ignore_regions", []), dtype=torch.float64).reshape(-1, 4)
+    if not len(regions) or not tracks:
+        return tracks
+    boxes = _boxes_of(tracks)
+    corner = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
+    shared = (torch.minimum(boxes[:, None, 2:], regions[None, :, 2:]) - corner).clamp(min=0).prod(2)
+    ignored = (shared > 0.5 * (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None]).any(1)
+    if objects:
+        annotated = torch.tensor([a["bbox"] for a in objects], dtype=torch.float64)
+        ignored &= ~(iou_2d(boxes, annotated) > _SAME_BOX).any(1)
+    return [track for track, out in zip(tracks, ignored.tolist(), strict=True) if not out]
+
+
+def _boxes_of(tracks: Sequence[dict[str, Any]]) -> Tensor:
+    """xyxy, float64 ``[T, 4]``."""
+    boxes = torch.tensor([track["bbox"] for track in tracks], dtype=torch.float64)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
 def _scored(rows: Sequence[dict[str, Any]], label: str, yaw: str, dims: str, first_label: int = 0) -> ScoredFrame:
@@ -169,9 +196,7 @@ def _errors(
     truth, seen = pair
     if not objects or not tracks:
         return np.zeros((0, 3))
-    boxes = torch.tensor([track["bbox"] for track in tracks], dtype=torch.float64)
-    boxes[:, 2:] += boxes[:, :2]
-    overlap = iou_2d(torch.tensor([a["bbox"] for a in objects], dtype=torch.float64), boxes).numpy()
+    overlap = iou_2d(torch.tensor([a["bbox"] for a in objects], dtype=torch.float64), _boxes_of(tracks)).numpy()
     overlap = np.where(truth.labels[:, None] == seen.labels[None], overlap, 0.0)
     row, column = linear_sum_assignment(-overlap)
     on = overlap[row, column] > _SAME_BOX

@@ -68,14 +68,38 @@ def test_perfect_tracks_have_perfect_scores(records):
 def test_each_figure_sees_its_error(records):
     def wrong(index, record):
         boxes = boxes_of(record)
-        farther = boxes.xyz * (1 + 1 / boxes.xyz[:, 2:])
-        return {"xyz": farther, "depth": farther[:, 2], "yaw": boxes.yaw + math.pi / 6, "ids": boxes.instances + index}
+        farther = boxes.xyz * (1 + 0.5 / boxes.xyz[:, 2:])
+        return {"xyz": farther, "depth": farther[:, 2], "yaw": boxes.yaw + math.pi / 6, "ids": 100 * boxes.instances + index}
 
     figures = scores(records, wrong)
-    assert figures["Depth"] == pytest.approx(1, abs=1e-6)
+    assert figures["Depth"] == pytest.approx(0.5, abs=1e-6)
     assert figures["Yaw"] == pytest.approx(30, abs=1e-3)
     assert figures["IDSW"] > 0
     assert figures["MOTA"] == pytest.approx(100 - 100 * figures["IDSW"] / figures["GT"])
+
+
+def test_tracks_where_nothing_was_annotated_do_not_count(records):
+    """Of objects that are seen but too far, small or hidden to be annotated."""
+    first = records[0]
+    assert any(record["ignore_regions"] for record in records)
+    x1, y1, x2, y2 = first["annotations"][0]["bbox"]
+    left = first | {"annotations": first["annotations"][1:]}
+    counted = [as_tracked(first), *map(as_tracked, records[1:])]
+    results = TrackingResults(layout("synthetic3d"))
+    for record, tracked in zip(records, counted, strict=True):
+        results.add(record, tracked)
+
+    def false_positives(regions, mode="modern"):
+        truth = [left | {"ignore_regions": regions}, *records[1:]]
+        return score_results(results.as_dict(), truth, NAMES, mode)["FP"]
+
+    assert false_positives([]) == 1
+    assert false_positives([[x1, y1, x2, y2]]) == 0
+    assert false_positives([[x1, y1, x1 + 0.4 * (x2 - x1), y2]]) == 1  # most of it is elsewhere
+    assert false_positives([[x1, y1, x2, y2]], "parity") == 1
+    everywhere = [[0, 0, first["width"], first["height"]]]
+    perfect = [record | {"ignore_regions": everywhere} for record in records]
+    assert score_results(results.as_dict(), perfect, NAMES, "modern")["Recall"] == 100
 
 
 def test_names_of_figures_are_known_beforehand(records):

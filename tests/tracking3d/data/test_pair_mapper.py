@@ -35,8 +35,8 @@ def cfg():
     add_centernet_config(cfg)
     if "TRACKING3D" not in cfg.MODEL:
         add_tracking3d_config(cfg)
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (192,), 320
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 160
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (192,), 448
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 224
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.SOLVER.IMS_PER_BATCH = 3
     cfg.SEED = 1
@@ -65,7 +65,7 @@ def pair(mapper, row=0, seed=0):
 
 
 def test_a_pair(frames):
-    mapper = PairMapper(frames, 192, 320, flip_probability=0.0)
+    mapper = PairMapper(frames, 192, 448, flip_probability=0.0)
     for seed in range(12):
         key = pair(mapper, 2, seed)
         reference = key["reference"]
@@ -88,14 +88,14 @@ def test_a_pair(frames):
 
 @pytest.mark.parametrize("mode", ["parity", "modern"])
 def test_one_flip_for_both(frames, mode):
-    plain = pair(PairMapper(frames, 96, 160, flip_probability=0.0, mode=mode), 1)
-    flipped = pair(PairMapper(frames, 96, 160, flip_probability=1.0, mode=mode), 1)
+    plain = pair(PairMapper(frames, 96, 224, flip_probability=0.0, mode=mode), 1)
+    flipped = pair(PairMapper(frames, 96, 224, flip_probability=1.0, mode=mode), 1)
     for a, b in ((plain, flipped), (plain["reference"], flipped["reference"])):
         assert a["file_name"] == b["file_name"]
         assert b["flipped"]
         assert torch.equal(a["image"].flip(2), b["image"])
         width = a["image"].shape[2]
-        assert width == 160
+        assert width == 224
         old, new = a["instances"].gt_boxes.tensor, b["instances"].gt_boxes.tensor
         assert torch.allclose(new[:, 0], width - old[:, 2])
         assert torch.equal(new[:, 1::2], old[:, 1::2])
@@ -107,14 +107,14 @@ def test_one_flip_for_both(frames, mode):
 
 
 def test_half_of_the_pairs_are_flipped(frames):
-    mapper = PairMapper(frames, 96, 160)
+    mapper = PairMapper(frames, 96, 224)
     flips = [pair(mapper, 1, seed) for seed in range(30)]
     assert 5 < sum(p["flipped"] for p in flips) < 25
     assert all(p["flipped"] == p["reference"]["flipped"] for p in flips)
 
 
 def test_still_pictures_are_their_own_reference(frames):
-    key = pair(PairMapper([frames[0]], 96, 160))
+    key = pair(PairMapper([frames[0]], 96, 224))
     assert key["file_name"] == key["reference"]["file_name"]
     assert key["instances"].gt_match.tolist() == list(range(len(key["instances"])))
 
@@ -126,57 +126,57 @@ def test_pairs_without_a_common_object_are_replaced(frames):
         first = 10**6 + 100 * record["frame_index"]
         own = [a | {"instance_id": first + i} for i, a in enumerate(record["annotations"])]
         renamed.append(record | {"annotations": own})
-    mapper = PairMapper([*renamed, *frames], 96, 160)
+    mapper = PairMapper([*renamed, *frames], 96, 224)
     assert mapper.rows[0]["file_name"].startswith("clip_00009")
     assert {pair(mapper, 0, seed)["video_id"] for seed in range(8)} <= {3, 4}
-    assert pair(PairMapper(renamed, 96, 160)) is None
+    assert pair(PairMapper(renamed, 96, 224)) is None
 
 
 def test_empty_frames_are_no_keys_and_nothing_at_all_is_told(frames):
     bare = [record | {"annotations": []} for record in frames]
-    mapper = PairMapper([*bare[:6], *frames[6:]], 96, 160)
+    mapper = PairMapper([*bare[:6], *frames[6:]], 96, 224)
     assert len(mapper.rows) == 6
     with pytest.raises(UserError, match="none of the 12 frames has an annotated object"):
-        PairMapper(bare, 96, 160)
+        PairMapper(bare, 96, 224)
 
 
 def test_tiny_and_ignored_boxes_train_nothing(frames):
     first = frames[0]["annotations"]
     changed = [first[0] | {"bbox": [5, 5, 5.5, 50]}, first[1] | {"ignore": 1}, *first[2:]]
-    key = pair(PairMapper([frames[0] | {"annotations": changed}], 192, 320, flip_probability=0))
+    key = pair(PairMapper([frames[0] | {"annotations": changed}], 192, 448, flip_probability=0))
     assert key["instances"].gt_instance.tolist() == [a["instance_id"] for a in first[2:]]
 
 
 def test_ignore_regions_go_with_the_picture(frames):
     record = frames[0] | {"ignore_regions": [[10, 20, 30, 60]]}
-    key = pair(PairMapper([record], 96, 160, flip_probability=1.0))
-    assert key["ignore_regions"].tensor.tolist() == [[145, 10, 155, 30]]
+    key = pair(PairMapper([record], 96, 224, flip_probability=1.0))
+    assert key["ignore_regions"].tensor.tolist() == [[209, 10, 219, 30]]
 
 
 def test_photometric_changes_each_picture_by_itself(frames):
-    plain = pair(PairMapper([frames[0]], 96, 160, flip_probability=0))
-    bright = pair(PairMapper([frames[0]], 96, 160, flip_probability=0, photometric=True))
+    plain = pair(PairMapper([frames[0]], 96, 224, flip_probability=0))
+    bright = pair(PairMapper([frames[0]], 96, 224, flip_probability=0, photometric=True))
     assert not torch.equal(plain["image"], bright["image"])
     assert not torch.equal(bright["image"], bright["reference"]["image"])
 
 
 def test_bgr(frames):
-    rgb, bgr = (pair(PairMapper(frames, 96, 160, channels=c, flip_probability=0)) for c in ("RGB", "BGR"))
+    rgb, bgr = (pair(PairMapper(frames, 96, 224, channels=c, flip_probability=0)) for c in ("RGB", "BGR"))
     assert torch.equal(rgb["image"].flip(0), bgr["image"])
 
 
 def test_a_test_frame(frames):
-    made = FrameMapper(96, 160)(frames[0])
-    assert made["image"].shape == (3, 96, 160)
+    made = FrameMapper(96, 224)(frames[0])
+    assert made["image"].shape == (3, 96, 224)
     assert made["resize_factor"] == 0.5
     assert made["intrinsics"].shape == (3, 4)
     assert "annotations" not in made
-    assert (made["height"], made["width"], made["frame_index"]) == (192, 320, 0)
+    assert (made["height"], made["width"], made["frame_index"]) == (192, 448, 0)
 
 
 def test_a_picture_of_another_size(frames):
-    with pytest.raises(UserError, match="is 320x100 pixels, its record and camera matrix are of 320x192"):
-        FrameMapper(96, 160)(frames[0] | {"image": frames[0]["image"][:100]})
+    with pytest.raises(UserError, match="is 448x100 pixels, its record and camera matrix are of 448x192"):
+        FrameMapper(96, 224)(frames[0] | {"image": frames[0]["image"][:100]})
 
 
 def named(batch):
