@@ -69,7 +69,8 @@ def test_each_figure_sees_its_error(records):
     def wrong(index, record):
         boxes = boxes_of(record)
         farther = boxes.xyz * (1 + 0.5 / boxes.xyz[:, 2:])
-        return {"xyz": farther, "depth": farther[:, 2], "yaw": boxes.yaw + math.pi / 6, "ids": 100 * boxes.instances + index}
+        ids = 100 * boxes.instances + index  # another one in every frame
+        return {"xyz": farther, "depth": farther[:, 2], "yaw": boxes.yaw + math.pi / 6, "ids": ids}
 
     figures = scores(records, wrong)
     assert figures["Depth"] == pytest.approx(0.5, abs=1e-6)
