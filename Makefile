@@ -66,8 +66,9 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8
 test: setup
 	@$(PYTEST)
 
+# One after the other: kills at chosen moments, several processes and Ray of their own.
 test-slow: setup
-	@$(PYTEST) -m slow
+	@$(PY) -m pytest -m slow
 
 lint: setup
 	@$(PY) -m ruff check .
