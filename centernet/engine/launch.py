@@ -28,6 +28,7 @@ from .train import check_run, evaluate, train
 __all__ = ["run"]
 
 _LAST_WORD = 2.0  # seconds in which the process that failed, or who started it, says why
+_LOST_PEER = 3  # exit status of a process that another has left alone: the cause is elsewhere
 _GRACE = 20.0  # seconds that processes have to end by themselves when one of them has failed
 
 
@@ -77,7 +78,7 @@ def run(
             raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE} for {world} processes: set it to cuda, one GPU each")
         check_run(cfg, eval_only=eval_only, resume=resume or bool(place and place.restarts), processes=world)
     if place is not None:
-        return _work(place, cfg, resume, eval_only)
+        return _work(place, cfg, resume, eval_only, on_lost_peer=_say_lost_peer)
     if world == 1:
         (evaluate if eval_only else train)(cfg, resume=resume)
         return 0
@@ -85,7 +86,8 @@ def run(
         ranks = range(machine_rank * here, (machine_rank + 1) * here)
         places = [Placement(rank, world, rank - ranks[0], here, address, port) for rank in ranks]
         speaks = ProcessGroup(places[0], store).speaks_first if store else lambda: True
-        return _run_in_processes(_child, [(place, cfg, resume, eval_only) for place in places], speaks)
+        status = _run_in_processes(_child, [(place, cfg, resume, eval_only) for place in places], speaks)
+    return _say_lost_peer(speaks, cfg) if status == _LOST_PEER else status
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
@@ -128,8 +130,17 @@ def _check_slurm(place: Placement | None, num_machines: int) -> None:
 # ------------------------------------------------------------------------------------------- what each process does
 
 
-def _work(place: Placement, cfg: CfgNode, resume: bool, eval_only: bool) -> int:
-    """The run, as one of its processes; returns the exit status. An error is said once, by one of them."""
+def _work(
+    place: Placement,
+    cfg: CfgNode,
+    resume: bool,
+    eval_only: bool,
+    on_lost_peer: Callable[[Callable[[], bool], CfgNode], int] = lambda speaks, cfg: _LOST_PEER,
+) -> int:
+    """The run, as one of its processes; returns the exit status. An error is said once, by one of them.
+
+    Left alone by another process, it leaves with what ``on_lost_peer(speaks, cfg)`` returns.
+    """
     with joined(place, on_gpu=torch.device(cfg.MODEL.DEVICE).type == "cuda") as group:
         try:
             if eval_only:
@@ -143,18 +154,23 @@ def _work(place: Placement, cfg: CfgNode, resume: bool, eval_only: bool) -> int:
         except SystemExit as stop:
             return _leave(int(stop.code or 0))
         except Exception as error:
-            if not is_lost_peer(error):
-                group.speaks_first()
-                traceback.print_exc()
-                return _leave(1)
-            time.sleep(_LAST_WORD)
-            if group.speaks_first():
-                sys.stderr.write(
-                    "error: another process has ended without a word, killed for want of memory perhaps, or has not "
-                    f"answered for long; {cfg.OUTPUT_DIR} has the log of each\n"
-                )
+            if is_lost_peer(error):
+                return _leave(on_lost_peer(group.speaks_first, cfg))
+            group.speaks_first()
+            traceback.print_exc()
             return _leave(1)
     return 0
+
+
+def _say_lost_peer(speaks: Callable[[], bool], cfg: CfgNode) -> int:
+    """Waits for who knows the cause to say it; else says what can be said. Returns the exit status."""
+    time.sleep(_LAST_WORD)
+    if speaks():
+        sys.stderr.write(
+            "error: another process has ended without a word, killed for want of memory perhaps, or has not answered "
+            f"for long; {cfg.OUTPUT_DIR} has the log of each\n"
+        )
+    return 1
 
 
 def _goes_on(group: ProcessGroup, cfg: CfgNode) -> bool:
@@ -229,27 +245,33 @@ def _run_in_processes(
     with _passing_on_signals(processes):
         for process in processes:
             process.start()
-        deadline = None
-        while running := [process for process in processes if process.exitcode is None]:
-            wait([process.sentinel for process in running], 0.2 if deadline else None)
-            if deadline is None and (failed := _first_failed(processes, speaks)):
-                status, deadline = failed, time.monotonic() + _GRACE
-            elif deadline and time.monotonic() > deadline:
+        status, deadline, running = 0, None, processes
+        while running:
+            wait([process.sentinel for process in running], 0.2)  # a killed one's is silent while its workers live
+            running = [process for process in processes if process.exitcode is None]
+            overdue = time.monotonic() - deadline if deadline else 0.0
+            if overdue > 0:
                 for process in running:
-                    process.terminate() if time.monotonic() < deadline + _GRACE else process.kill()
-    return status if deadline else _first_failed(processes, speaks)
+                    process.terminate() if overdue < _GRACE else process.kill()
+            elif status in (0, _LOST_PEER):
+                status = _first_failed(processes, speaks)
+                deadline = deadline or (time.monotonic() + _GRACE if status else None)
+    return status
 
 
 def _first_failed(processes: Sequence[BaseProcess], speaks: Callable[[], bool]) -> int:
-    """Exit status of the first process that has failed, 0 if none has; says which one was killed."""
-    for number, process in enumerate(processes):
-        code = process.exitcode or 0
+    """Exit status of the first process that has failed, 0 if none has; says which one was killed.
+
+    One that was left alone by another counts only where no other has failed.
+    """
+    codes = [process.exitcode or 0 for process in processes]
+    for number, code in enumerate(codes):
         if code < 0 and speaks():
             name = signal.Signals(-code).name
             sys.stderr.write(f"error: process {number} of this machine was killed by {name}\n")
-        if code:
+        if code not in (0, _LOST_PEER):
             return code if code > 0 else 128 - code
-    return 0
+    return _LOST_PEER if _LOST_PEER in codes else 0
 
 
 @contextmanager

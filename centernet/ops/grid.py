@@ -74,3 +74,21 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
         ``[num_cells, C]``.
     """
     return torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in maps])
+
+
+def cells_in_regions(pyramid: Pyramid, regions: Sequence[Tensor | None], device: torch.device | None = None) -> Tensor:
+    """Cells whose position lies in a region of their image.
+
+    Args:
+        regions: float ``[M, 4]`` of each image of the batch, xyxy in network-input pixels, or None.
+
+    Returns:
+        bool ``[num_cells]``, in flat-cell order.
+    """
+    inside = []
+    for size, stride in zip(pyramid.sizes, pyramid.strides, strict=True):
+        centers = cell_centers(size, stride, device)[:, None]
+        for boxes in regions:
+            boxes = centers.new_zeros((0, 4)) if boxes is None else boxes.to(centers)
+            inside.append(((centers >= boxes[:, :2]) & (centers < boxes[:, 2:])).all(-1).any(-1))
+    return torch.cat(inside)

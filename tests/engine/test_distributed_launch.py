@@ -1,13 +1,17 @@
 """The command line with several processes: torchrun that restarts, processes of our own, what is said and returned."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from centernet.engine.launch import _LOST_PEER, _first_failed, _run_in_processes
 from centernet.engine.process_group import is_lost_peer, placement_from_environment
 from centernet.errors import UserError
 
@@ -67,6 +71,46 @@ def test_processes_of_our_own(small):
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if "rror" in line]
     assert "lower SOLVER.BASE_LR" in line
+
+
+def leave(status, seconds):
+    time.sleep(seconds)
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    raise SystemExit(status)
+
+
+def leave_a_worker(file):
+    """Killed, while a process that it has started holds its files open, as the workers of a loader do."""
+    worker = os.fork()
+    if worker == 0:
+        time.sleep(100)
+        os._exit(0)
+    file.write_text(str(worker))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_cause_is_told_whoever_ends_first(capfd):
+    assert _run_in_processes(leave, [(_LOST_PEER, 0), (-signal.SIGKILL, 1)], lambda: True) == 137
+    assert capfd.readouterr().err == "error: process 1 of this machine was killed by SIGKILL\n"
+
+
+@pytest.mark.parametrize(
+    "codes, status",
+    [
+        ([0, None], 0),
+        ([_LOST_PEER, 2], 2),
+        ([_LOST_PEER, 0, 1, 2], 1),
+        ([_LOST_PEER, None], _LOST_PEER),  # the cause may be on another machine
+    ],
+)
+def test_status_of_the_first_that_failed_by_itself(codes, status):
+    assert _first_failed([SimpleNamespace(exitcode=code) for code in codes], lambda: True) == status
+
+
+def test_a_killed_process_is_noticed_while_its_workers_live(tmp_path):
+    assert _run_in_processes(leave_a_worker, [(tmp_path / "worker",)], lambda: False) == 137
+    os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)  # ProcessLookupError if it had ended
 
 
 def test_environment_of_torchrun():

@@ -216,6 +216,29 @@ def test_settling_tells_what_a_gpu_has_found():
     settle_finite_checks(stage)
 
 
+@pytest.mark.parametrize("agnostic", [True, False], ids=["proposals", "classes"])
+def test_regions_without_annotations_are_no_background(agnostic):
+    stage = generator() if agnostic else generator(only_proposal=False)
+    stage.train()
+
+    def losses_of(ignored):
+        with EventStorage(0):
+            return stage.losses(maps, gt(), IMAGES, ignored)
+
+    maps = stage.maps(features())
+    plain = losses_of(None)
+    assert plain == losses_of([None, torch.zeros(0, 4)])
+    regions = [torch.tensor([[0.0, 0, 64, 128]]), None]
+    spared = losses_of(regions)
+    changed = {name for name in plain if spared[name] != plain[name]}
+    assert changed == {name for name in plain if name.endswith("neg")}
+    heat = maps[2][0] if agnostic else maps[0][0]  # of p3: 16 x 16 cells of 8 pixels
+    (gradient,) = torch.autograd.grad(sum(spared[name] for name in changed), heat)
+    assert not gradient[0, :, :, :8].any()
+    assert gradient[0, :, :, 8:].any()
+    assert gradient[1, :, :, :8].any()
+
+
 def test_half_precision_batch_without_objects():
     stage = generator().to(torch.bfloat16).train()
     half = {name: value.to(torch.bfloat16) for name, value in features().items()}

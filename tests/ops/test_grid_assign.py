@@ -1,7 +1,7 @@
 import torch
 
 from centernet.ops.assign import Objects, assign_levels, center_cells, center_positives
-from centernet.ops.grid import Pyramid, cell_centers, flatten_levels
+from centernet.ops.grid import Pyramid, cell_centers, cells_in_regions, flatten_levels
 
 SOI = ((0, 80), (64, 160), (128, 320), (256, 640), (512, 1e7))
 STRIDES = (8, 16, 32, 64, 128)
@@ -39,6 +39,16 @@ def test_flat_order_is_level_image_row():
     starts = pyramid.image_starts(torch.tensor([0, 1]))
     assert starts.tolist() == [[0, 12], [6, 14]]
     assert pyramid.num_cells == len(flat)
+
+
+def test_cells_in_regions_follow_the_flat_order():
+    pyramid = Pyramid(((2, 3), (1, 2)), (8, 16), 3)
+    regions = [torch.tensor([[0.0, 0, 12, 8], [12, 8, 20, 16]]), None, torch.zeros(0, 4)]  # centres at 4 12 20, 8 24
+    found = cells_in_regions(pyramid, regions)
+    assert found.nonzero().flatten().tolist() == [0, 4]
+    other = [None, torch.tensor([[8.0, 8, 24, 9]]), torch.tensor([[0.0, 0, 24, 16]])]  # left and top are inside
+    assert cells_in_regions(pyramid, other).nonzero().flatten().tolist() == [*range(12, 18), 20, 22]
+    assert found.shape == (pyramid.num_cells,)
 
 
 def test_published_positives():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...ops.assign import Objects
 from ...ops.decode import DecodeRules, decode_with_objectness
 from ...ops.detections import PaddedDetections
-from ...ops.grid import Pyramid, flatten_levels
+from ...ops.grid import Pyramid, cells_in_regions, flatten_levels
 from ...ops.losses import LOC_LOSS_TYPES, FocalRules, heatmap_focal_loss, iou_loss
 from ...ops.more_positives import MorePositiveRules, more_positives
 from ...ops.targets import TargetRules, Targets, build_targets
@@ -194,7 +194,11 @@ class CenterNet(nn.Module):
         }
 
     def forward(
-        self, images: ImageList, features_dict: dict[str, Tensor], gt_instances: list[Instances] | None
+        self,
+        images: ImageList,
+        features_dict: dict[str, Tensor],
+        gt_instances: list[Instances] | None,
+        ignored: Sequence[Tensor | None] | None = None,
     ) -> tuple[Sequence[Instances] | None, dict[str, Tensor]]:
         """
         Args:
@@ -202,6 +206,8 @@ class CenterNet(nn.Module):
             features_dict: ``{name: [B, C, H_l, W_l]}``.
             gt_instances: in training, ``gt_boxes`` (xyxy, network-input pixels) and ``gt_classes`` of each image;
                 possibly ``gt_scores`` (float in [0, 1]), weights of the objects in the positive and box terms.
+            ignored: regions ``[M, 4]`` of each image (or None), xyxy, network-input pixels, that are no background: in
+                training no cell in them carries a negative term.
 
         Returns:
             In training ``(proposals or None, losses)``; proposals are detached and carry ``proposal_boxes`` and
@@ -220,7 +226,7 @@ class CenterNet(nn.Module):
             return PaddedInstances(padded, images.image_sizes, as_proposals=as_proposals), {}
         if gt_instances is None:
             raise ValueError("training needs 'instances' with gt_boxes and gt_classes in every input")
-        losses = self.losses(head_output, gt_instances, images)
+        losses = self.losses(head_output, gt_instances, images, ignored)
         if not (self.only_proposal or self.as_proposal):
             return None, losses
         padded = self._decoded(head_output, images.image_sizes)
@@ -256,7 +262,13 @@ class CenterNet(nn.Module):
         maps = agnostic if self.with_agn_hm else None
         return decode_with_objectness(classes, boxes, self.strides, image_sizes, rules, maps)
 
-    def losses(self, head_output: HeadOutput, gt_instances: list[Instances], images: ImageList) -> dict[str, Tensor]:
+    def losses(
+        self,
+        head_output: HeadOutput,
+        gt_instances: list[Instances],
+        images: ImageList,
+        ignored: Sequence[Tensor | None] | None = None,
+    ) -> dict[str, Tensor]:
         """Float32 scalars: ``loss_centernet_loc``, and ``loss_centernet_{pos,neg}`` of the class heatmap and
         ``loss_centernet_agn_{pos,neg}`` of the class-agnostic one, where they exist."""
         classes, boxes, agnostic = head_output
@@ -270,11 +282,14 @@ class CenterNet(nn.Module):
         normaliser = mean_count(num_positives, _POSITIVES, reduce=not self.no_reduce)
         object_weight = _object_weight(gt_instances)
         positive_weight = None if object_weight is None else object_weight[targets.positive_objects]
+        heatmap = targets.heatmap
+        if ignored is not None:  # as at a peak: no negative term
+            heatmap = heatmap.masked_fill(cells_in_regions(pyramid, ignored, ltrb.device)[:, None], 1.0)
         losses = {}
         if not self.only_proposal:
             positive, negative = heatmap_focal_loss(
                 flatten_levels(classes),
-                targets.heatmap,
+                heatmap,
                 targets.positive_cells,
                 targets.positive_labels,
                 self.focal_rules,
@@ -286,7 +301,7 @@ class CenterNet(nn.Module):
         if self.with_agn_hm:
             positive, negative = heatmap_focal_loss(
                 flatten_levels(agnostic),
-                targets.heatmap.amax(dim=1, keepdim=True),
+                heatmap.amax(dim=1, keepdim=True),
                 targets.positive_cells,
                 torch.zeros_like(targets.positive_cells),
                 self.focal_rules,

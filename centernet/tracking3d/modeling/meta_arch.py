@@ -14,6 +14,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
 from ...errors import UserError
+from ...modeling.dense_heads.centernet import CenterNet
 from ...registration import register_once
 from ..ops.mode import Mode, checked_mode
 from .decoding import Picture, PictureDetections
@@ -114,7 +115,8 @@ class QD3DT(GeneralizedRCNN):
         truth, reference_truth = self._truth(batched_inputs), self._truth(references)
         ignored, reference_ignored = self._ignored(batched_inputs), self._ignored(references)
         legacy = isinstance(self.proposal_generator, LegacyRPN)
-        options = {"ignored": ignored} if legacy else {}
+        knows_regions = legacy or isinstance(self.proposal_generator, CenterNet)
+        options = {"ignored": ignored} if knows_regions else {}
         key_images = ImageList(images.tensor[:count], images.image_sizes[:count])
         reference_images = ImageList(images.tensor[count:], images.image_sizes[count:])
         proposals, losses = self.proposal_generator(key_images, key, truth, **options)
