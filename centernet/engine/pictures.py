@@ -1,5 +1,6 @@
 """Pictures of what a model sees while it is trained: ground truth, detections and the first stage's heatmap."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,12 @@ class Pictures(HookBase):
                 self._draw()
 
     def _draw(self) -> None:
-        for sample in self._read():
-            if not isinstance(sample, dict):  # the picture cannot be read, and whoever needs it will say so
-                continue
+        # a picture that cannot be read is None, and whoever needs it will say so
+        samples = [sample for sample in self._read() if isinstance(sample, dict)]
+        for sample, title in zip(samples, _titles(samples), strict=True):
             height, width = sample["image"].shape[1:]
             with _Heat(self._model) as heat:
                 (found,) = self._infer([{**sample, "height": height, "width": width}])
-            title = Path(sample.get("file_name", "picture")).stem
             self.trainer.storage.put_image(f"pictures/{title}", self._panels(sample, found, heat.map(height, width)))
 
     @torch.no_grad()
@@ -113,6 +113,13 @@ class Pictures(HookBase):
             words = [self._names[label] if known else str(label)] if label is not None else []  # type: ignore[index]
             words += [f"{scores[k]:.2f}"] if scores is not None else []
             draw_box(canvas, boxes[k], class_color(label or 0), " ".join(words))
+
+
+def _titles(samples: Sequence[dict[str, Any]]) -> list[str]:
+    """File names from the folder that all share: frames of two videos are called the same in their folders."""
+    paths = [Path(sample.get("file_name", "picture")) for sample in samples]
+    folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    return [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
 
 
 class _Heat:

@@ -94,10 +94,24 @@ def _key(record: Record) -> tuple[Any, ...]:
     return record["video_id"], record.get("camera"), record["frame_index"]
 
 
+def _joined(shares: Iterable[_Share]) -> dict[int, TrackedFrame]:
+    """Tracks by place in the test set. Each process has counted its ids from 0: they become one sequence, in the order
+    in which the tracks appear in the test set, whatever the number of processes."""
+    numbers: dict[tuple[int, int], int] = {}
+    joined = {}
+    frames = [(index, rank, one) for rank, share in enumerate(shares) for index, one in zip(*share, strict=True)]
+    for index, rank, one in sorted(frames, key=lambda frame: frame[0]):
+        for track in sorted(one.ids.tolist()):
+            numbers.setdefault((rank, track), len(numbers))
+        ids = [numbers[rank, track] for track in one.ids.tolist()]
+        joined[index] = one._replace(ids=torch.tensor(ids, dtype=torch.int64))
+    return joined
+
+
 def _finish(cfg: CfgNode, name: str, records: list[Record], shares: Iterable[_Share]) -> dict[str, Any]:
     """Write the result file and score it."""
     mode = cfg.MODEL.TRACKING3D.MODE
-    tracked = {index: one for share in shares for index, one in zip(*share, strict=True)}
+    tracked = _joined(shares)
     results = TrackingResults(layout(MetadataCatalog.get(name).sheet), mode)
     for index, record in enumerate(records):
         results.add(record, tracked[index])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing import event_accumulator
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
@@ -17,7 +18,7 @@ from centernet.engine.task import check_task  # noqa: E402
 from centernet.errors import UserError  # noqa: E402
 from centernet.modeling.build import build_detector  # noqa: E402
 from centernet.tracking3d.data import boxes_of, synthetic_records, write_synthetic  # noqa: E402
-from centernet.tracking3d.evaluate import metric_names, score_results  # noqa: E402
+from centernet.tracking3d.evaluate import _joined, _Share, metric_names, score_results  # noqa: E402
 from centernet.tracking3d.evaluation.layouts import layout  # noqa: E402
 from centernet.tracking3d.evaluation.records import TrackedFrame, TrackingResults  # noqa: E402
 
@@ -103,6 +104,14 @@ def test_tracks_where_nothing_was_annotated_do_not_count(records):
     assert score_results(results.as_dict(), perfect, NAMES, "modern")["Recall"] == 100
 
 
+def test_ids_of_several_processes_become_one_sequence(records):
+    first, *others = (as_tracked(record)._replace(ids=torch.tensor(ids)) for record, ids in
+                      zip(records, ([4, 0], [0, 7], [], [0], [7, 0]), strict=False))  # fmt: skip
+    here, there = _Share([0, 3], [first, others[2]]), _Share([4, 1, 2], [others[3], others[0], others[1]])
+    joined = _joined([here, there])
+    assert [joined[index].ids.tolist() for index in range(5)] == [[1, 0], [2, 3], [], [0], [3, 2]]
+
+
 def test_names_of_figures_are_known_beforehand(records):
     cfg = load_config(CONFIGS / "QD3DT_R18_synthetic.yaml")
     assert sorted(metric_names(cfg)) == sorted(f"tracking3d/{figure}" for figure in scores(records))
@@ -156,32 +165,47 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize("name", ["QD3DT_R18_synthetic", "CenterNet2-3DT_R18_synthetic"])
 def test_a_run_trains_resumes_and_evaluates(name, world, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
-    small = ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96", "SOLVER.IMS_PER_BATCH", "2"]
-    opts = [*small, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "DATALOADER.NUM_WORKERS", "0"]
-    config = str(CONFIGS / f"{name}.yaml")
+    options = {
+        "INPUT.MIN_SIZE_TRAIN": (96,), "INPUT.MIN_SIZE_TEST": 96, "SOLVER.IMS_PER_BATCH": 2, "SOLVER.MAX_ITER": 4,
+        "SOLVER.CHECKPOINT_PERIOD": 2, "DATALOADER.NUM_WORKERS": 0, "MODEL.TRACKING3D.TRACKER.INIT_SCORE": 0.0,
+        "MODEL.TRACKING3D.TRACKER.CONTINUE_SCORE": 0.0,  # a model that has learnt nothing has tracks, too
+    }  # fmt: skip
 
-    def run(folder, *more):
-        assert train_net.main([config, "--num-gpus", "0", *more, *opts, "OUTPUT_DIR", str(tmp_path / folder)]) == 0
-        rows = (tmp_path / folder / "metrics.json").read_text().splitlines()
-        return [json.loads(row) for row in rows]
+    def run(folder, *flags, **more):
+        words = [str(CONFIGS / f"{name}.yaml"), "--num-gpus", "0", *flags]
+        for key, value in (options | more | {"OUTPUT_DIR": str(tmp_path / folder)}).items():
+            words += [key.replace("__", "."), str(value)]
+        assert train_net.main(words) == 0
+        return tmp_path / folder
 
-    whole = run("whole")
-    assert "tracking3d/MOTA" in whole[-1] or "tracking3d/GT" in whole[-1]
-    tracks = json.loads((tmp_path / "whole" / "inference_synthetic3d_val" / "tracks.json").read_text())
+    def tracks_of(folder):
+        return json.loads((folder / "inference_synthetic3d_val" / "tracks.json").read_text())
+
+    watched = {"VIS_PERIOD": 4, "TEST__EVAL_PERIOD": 2, "TEST__BEST_METRIC": "tracking3d/MOTA"}
+    whole = run("whole", **watched)
+    rows = [json.loads(row) for row in (whole / "metrics.json").read_text().splitlines()]
+    assert [row["iteration"] for row in rows if "tracking3d/MOTA" in row] == [1, 4]
+    best = torch.load(whole / "model_best.pth", weights_only=True)["best"]
+    assert best["metric"] == "tracking3d/MOTA"
+    assert best["value"] == max(row["tracking3d/MOTA"] for row in rows if "tracking3d/MOTA" in row)
+    events = event_accumulator.EventAccumulator(str(whole)).Reload()
+    shown = ("clip_00010/000000", "clip_00010/000002", "clip_00011/000001", "clip_00011/000003")
+    assert events.Tags()["images"] == [f"pictures/{picture}" for picture in shown]
+    tracks = tracks_of(whole)
     assert len(tracks["images"]) == 8
+    assert len(tracks["annotations"]) > 8
     assert [video["name"] for video in tracks["videos"]] == ["clip_00010", "clip_00011"]
 
-    opts += ["SOLVER.TRAIN_ITER", "2"]
-    run("halves")
-    opts[-2:] = []
-    run("halves", "--resume")
-    first, second = (
-        torch.load(tmp_path / folder / "model_final.pth", weights_only=True)["model"] for folder in ("whole", "halves")
-    )
+    run("halves", SOLVER__TRAIN_ITER=2)
+    halves = run("halves", "--resume")
+    first, second = (torch.load(run / "model_final.pth", weights_only=True)["model"] for run in (whole, halves))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
-    weights = str(tmp_path / "whole" / "model_final.pth")
-    opts += ["MODEL.WEIGHTS", weights]
-    assert train_net.main([config, "--num-gpus", "0", "--eval-only", *opts, "OUTPUT_DIR", str(tmp_path / "eval")]) == 0
-    again = json.loads((tmp_path / "eval" / "inference_synthetic3d_val" / "tracks.json").read_text())
-    assert again["annotations"] == tracks["annotations"]
+    weights = {"MODEL__WEIGHTS": whole / "model_final.pth"}
+    assert tracks_of(run("eval", "--eval-only", **weights))["annotations"] == tracks["annotations"]
+    shared = tracks_of(run("two", "--eval-only", "--num-processes", "2", **weights))
+    assert [image["file_name"] for image in shared["images"]] == [image["file_name"] for image in tracks["images"]]
+    for left, right in zip(shared["annotations"], tracks["annotations"], strict=True):
+        assert left["instance_id"] == right["instance_id"]
+        assert left["bbox"] == pytest.approx(right["bbox"], abs=0.01)  # another number of threads
+        assert left["translation"] == pytest.approx(right["translation"], rel=1e-3, abs=1e-3)
