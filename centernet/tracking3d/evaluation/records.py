@@ -2,8 +2,8 @@
 
 Annotations: ``bbox`` (xywh, pixels), ``score`` (2D), ``uncertainty`` (confidence of the depth), ``alpha``, ``roty``,
 ``dimension`` [h, w, l], ``translation`` (centre, camera frame, metres), ``center_2d``, ``depth`` [1], ``instance_id``,
-``category_id`` (from 1), and in modern mode ``velocity`` (world, m/s) and
-``sightings`` (of the track until now). Source: QD-3DT (arXiv 2103.07351), its driver.
+``category_id`` (from 1), and in modern mode ``velocity`` (world, m/s) and ``sightings`` (of the track until now).
+Source: QD-3DT (arXiv 2103.07351), its driver.
 """
 
 import json
