@@ -26,6 +26,7 @@ from .ema import check_average, weight_average
 from .faults import check_limits, explained_faults, saved_where_it_is
 from .last_checkpoint import has_checkpoint, last_checkpoint
 from .logs import run_log
+from .memory import kept_memory
 from .observers import Observers
 from .optimizer import OptimizerState, build_optimizer, check_optimizer
 from .preparation import check_preparation, prepare_for_training
@@ -106,7 +107,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
     """
     folder = Path(cfg.OUTPUT_DIR)
     bar = comm.is_main_process() and sys.stderr.isatty()
-    with run_log(metric_lines=not bar) as log, explained_faults(cfg):
+    with run_log(metric_lines=not bar) as log, explained_faults(cfg), kept_memory(cfg.MODEL.DEVICE):
         cfg = scale_to_processes(cfg, comm.get_world_size())
         cfg = follow_weights(cfg, _weights(cfg, resume=resume))
         seed = _seed(cfg, folder if resume else None)

@@ -28,6 +28,7 @@ from ..padded_instances import PaddedInstances, image_size_tensor
 from .centernet_head import CenterNetHead
 
 HeadOutput = tuple[list[Tensor], list[Tensor], list[Tensor]]
+Regions = Sequence[Tensor | None] | None
 _POSITIVES, _BOX_WEIGHTS = "positives", "box weights"  # what losses are divided by, for ..normaliser
 
 
@@ -198,7 +199,7 @@ class CenterNet(nn.Module):
         images: ImageList,
         features_dict: dict[str, Tensor],
         gt_instances: list[Instances] | None,
-        ignored: Sequence[Tensor | None] | None = None,
+        ignored: Regions = None,
     ) -> tuple[Sequence[Instances] | None, dict[str, Tensor]]:
         """
         Args:
@@ -206,8 +207,7 @@ class CenterNet(nn.Module):
             features_dict: ``{name: [B, C, H_l, W_l]}``.
             gt_instances: in training, ``gt_boxes`` (xyxy, network-input pixels) and ``gt_classes`` of each image;
                 possibly ``gt_scores`` (float in [0, 1]), weights of the objects in the positive and box terms.
-            ignored: regions ``[M, 4]`` of each image (or None), xyxy, network-input pixels, that are no background: in
-                training no cell in them carries a negative term.
+            ignored: regions ``[M, 4]`` of each image (or None), xyxy, network-input pixels: no background in training.
 
         Returns:
             In training ``(proposals or None, losses)``; proposals are detached and carry ``proposal_boxes`` and
@@ -263,11 +263,7 @@ class CenterNet(nn.Module):
         return decode_with_objectness(classes, boxes, self.strides, image_sizes, rules, maps)
 
     def losses(
-        self,
-        head_output: HeadOutput,
-        gt_instances: list[Instances],
-        images: ImageList,
-        ignored: Sequence[Tensor | None] | None = None,
+        self, head_output: HeadOutput, gt_instances: list[Instances], images: ImageList, ignored: Regions = None
     ) -> dict[str, Tensor]:
         """Float32 scalars: ``loss_centernet_loc``, and ``loss_centernet_{pos,neg}`` of the class heatmap and
         ``loss_centernet_agn_{pos,neg}`` of the class-agnostic one, where they exist."""
@@ -282,10 +278,9 @@ class CenterNet(nn.Module):
         normaliser = mean_count(num_positives, _POSITIVES, reduce=not self.no_reduce)
         object_weight = _object_weight(gt_instances)
         positive_weight = None if object_weight is None else object_weight[targets.positive_objects]
-        heatmap = targets.heatmap
+        heatmap, losses = targets.heatmap, {}
         if ignored is not None:  # as at a peak: no negative term
             heatmap = heatmap.masked_fill(cells_in_regions(pyramid, ignored, ltrb.device)[:, None], 1.0)
-        losses = {}
         if not self.only_proposal:
             positive, negative = heatmap_focal_loss(
                 flatten_levels(classes),
