@@ -17,7 +17,7 @@ from ..modeling.fixed_size import FixedSizeDetector
 from ..ops.detections import PaddedDetections
 from . import onnx_format, torch_export_format, torchscript_format
 from .checking import check_program
-from .metadata import describe, score_threshold
+from .metadata import check_shapes, describe, score_threshold
 from .pictures import CoreProgram, ResizeRule, resized_size, round_up
 from .request import SUFFIXES, Format, Request
 
@@ -136,7 +136,7 @@ class ExportedDetector:
                 (``[B, 2]``), with postprocessing also ``picture_sizes``; or ``pictures`` (uint8 ``[B, H, W, 3]``).
 
         Raises:
-            UserError: another number of inputs.
+            UserError: another number of inputs, or shapes that the file does not take.
         """
         if len(inputs) != len(self.inputs):
             wanted = ", ".join(self.inputs)
@@ -144,6 +144,7 @@ class ExportedDetector:
         pixels, *sizes = (torch.as_tensor(value).cpu().contiguous() for value in inputs)
         if pixels.dtype != torch.uint8:
             pixels = pixels.round().clamp(0, 255).to(torch.uint8)
+        check_shapes(self.metadata, pixels.shape, [value.shape for value in sizes])
         outputs = self._program(pixels.numpy(), *(value.to(torch.int64).numpy() for value in sizes))
         return PaddedDetections(*(torch.from_numpy(np.asarray(value)) for value in outputs[:4]))
 
