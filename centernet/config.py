@@ -25,6 +25,7 @@ def add_centernet_config(cfg: CN) -> None:
     Safe to call before or after other projects' ``add_*_config`` functions, which re-assign some of the same keys.
     """
     cfg.MODEL.WEIGHTS_STRICT = True  # refuse weights that do not fit; False: take what fits (see centernet.weights)
+    cfg.MODEL.CLASS_NAMES = []  # by class number; a training's config.yaml has its data set's; empty: those of DATASETS
     cfg.MODEL.CENTERNET = _first_stage()
     cfg.MODEL.BIFPN = _bifpn()
     cfg.MODEL.DLA = _dla()

@@ -1,8 +1,8 @@
 """OUTPUT_DIR: what is in it, and what a fresh start and a resume do with what they find there.
 
-``config.yaml`` the whole config; ``seed`` of the run; ``run.json`` and ``summary.md`` (:mod:`.run_record`);
-``log.txt``; ``metrics.json`` one row of scalars every 20 iterations; TensorBoard events; checkpoints
-``model_<iteration>.pth`` and ``last_checkpoint``; ``model_best.pth``; ``inference_*``.
+``config.yaml`` the whole config, with the class names; ``seed`` of the run; ``run.json`` and ``summary.md``
+(:mod:`.run_record`); ``log.txt``; ``metrics.json`` one row of scalars every 20 iterations; TensorBoard events;
+checkpoints ``model_<iteration>.pth`` and ``last_checkpoint``; ``model_best.pth``; ``inference_*``.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from ..data.datasets import class_names
 from ..errors import UserError
 from .atomic_file import TEMPORARY_SUFFIX, write_text_atomically
 
@@ -52,8 +53,18 @@ def prepare_run_folder(folder: Path, cfg: CfgNode, *, resume: bool, start_iter: 
     if not resume:
         _set_earlier_run_aside(folder)
     write_text_atomically(folder / _SEED_FILE, f"{seed}\n")
-    write_text_atomically(folder / "config.yaml", cfg.dump())
+    write_text_atomically(folder / "config.yaml", _with_class_names(cfg).dump())
     _drop_rows_from(folder / METRICS_FILE, start_iter)
+
+
+def _with_class_names(cfg: CfgNode) -> CfgNode:
+    """With the names of what is learnt, so that they are known where the data set is not."""
+    names = class_names(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
+    if names:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.CLASS_NAMES = names
+    return cfg
 
 
 def _set_earlier_run_aside(folder: Path) -> None:

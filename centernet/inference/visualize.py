@@ -26,35 +26,39 @@ _CPU = torch.device("cpu")
 def resolve_metadata(cfg: CfgNode) -> Metadata:
     """Class names and colours for the model of ``cfg``.
 
-    They come from the first dataset of ``DATASETS.TEST``, then ``DATASETS.TRAIN``, whose class names are
-    known or stand in its annotation file. Where there is none, or where their count does not fit the model
-    (one warning each), classes are named by their numbers. The returned metadata is a copy of the catalog's.
+    They are ``MODEL.CLASS_NAMES``, or without it those of the first dataset of ``DATASETS.TEST``, then
+    ``DATASETS.TRAIN``, whose class names are known or stand in its annotation file. Where there are none, or where
+    their count does not fit the model (one warning each), classes are named by their numbers. The returned metadata is
+    a copy of the catalog's where a dataset has these names.
     """
-    count = _class_count(cfg)
-    fields: dict[str, Any] = {"name": "numbers"}
-    names: list[str] | None = None
+    own = list(cfg.MODEL.CLASS_NAMES)
     problems: list[str] = []
-    for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        names = _class_names(dataset, problems)
-        if names:
-            fields = MetadataCatalog.get(dataset).as_dict()
-            break
+    fields = _metadata_of_dataset(cfg, own, problems)
+    names = own or fields.get("thing_classes")
     if problems and not names:
         logger.warning(
             "class names are not known: numbers are shown, and category ids of COCO results count from 1 (%s)",
             problems[0],
         )
+    count = _class_count(cfg)
     if names and count is not None and len(names) != count:
+        origin = "MODEL.CLASS_NAMES" if own else f"dataset {fields['name']}"
         logger.warning(
-            "dataset %s has %d classes, the model %d: class numbers are shown instead of names",
-            fields["name"],
-            len(names),
-            count,
+            "%s has %d classes, the model %d: class numbers are shown instead of names", origin, len(names), count
         )
         names, fields = None, {"name": "numbers"}
     fields["thing_classes"] = names or [str(number) for number in range(count or 0)]
     fields.setdefault("stuff_classes", [str(number) for number in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)])
     return Metadata(**fields)
+
+
+def _metadata_of_dataset(cfg: CfgNode, own: list[str], problems: list[str]) -> dict[str, Any]:
+    """Of the first dataset with class names, those of the model if it has ``own``."""
+    for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        names = _class_names(dataset, problems)
+        if names and own in ([], names):
+            return dict(MetadataCatalog.get(dataset).as_dict())
+    return {"name": "model" if own else "numbers"}
 
 
 def as_predictions(instances: Instances) -> Instances:

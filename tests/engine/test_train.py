@@ -50,7 +50,9 @@ def test_what_a_run_leaves(trained):
     names = {file.name.split(".")[0] for file in output_of(trained).iterdir()}
     files = {"config", "log", "metrics", "seed", "last_checkpoint", "events"}
     assert files | {"model_0000004", "model_0000009", "model_final"} <= names
-    assert load_config(output_of(trained) / "config.yaml").SOLVER.MAX_ITER == 12
+    written = load_config(output_of(trained) / "config.yaml")
+    assert written.SOLVER.MAX_ITER == 12
+    assert written.MODEL.CLASS_NAMES == ["ant", "bee"]
     log = (output_of(trained) / "log.txt").read_text()
     for text in ("Command: ", "Environment:", "Config:", "Model:", "GeneralizedRCNN", "total_loss", "iter: 11"):
         assert text in log

@@ -49,6 +49,29 @@ class TestNames:
         cfg = small_cfg("CenterNet2_R50_1x", "DATASETS.TEST", f"('{name}',)")
         assert resolve_metadata(cfg).thing_classes == FOUR[::-1]
 
+    def test_of_the_config_where_the_data_are_gone(self, caplog: pytest.LogCaptureFixture) -> None:
+        own = ("MODEL.CLASS_NAMES", "['a', 'b', 'c', 'd']")
+        cfg = small_cfg("CenterNet2_R50_1x", *own, "DATASETS.TEST", "('coco_json:gone/a.json:gone',)")
+        with caplog.at_level(logging.WARNING):
+            assert resolve_metadata(cfg).thing_classes == ["a", "b", "c", "d"]
+        assert caplog.messages == []
+
+    def test_of_the_config_come_first(self, dataset: str) -> None:
+        test = ("DATASETS.TEST", f"('{dataset}',)")
+        other = small_cfg("CenterNet2_R50_1x", *test, "MODEL.CLASS_NAMES", "['a', 'b', 'c', 'd']")
+        assert resolve_metadata(other).thing_classes == ["a", "b", "c", "d"]
+        assert resolve_metadata(other).name == "model"
+        same = small_cfg("CenterNet2_R50_1x", *test, "MODEL.CLASS_NAMES", str(FOUR))
+        assert resolve_metadata(same).name == dataset  # with its category ids
+
+    def test_a_number_of_names_that_does_not_fit_the_model(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.WARNING):
+            metadata = resolve_metadata(small_cfg("CenterNet2_R50_1x", "MODEL.CLASS_NAMES", "['a', 'b']"))
+        assert metadata.thing_classes == ["0", "1", "2", "3"]
+        assert caplog.messages == [
+            "MODEL.CLASS_NAMES has 2 classes, the model 4: class numbers are shown instead of names"
+        ]
+
     def test_numbers_where_nothing_is_known(self) -> None:
         assert resolve_metadata(small_cfg("CenterNet2_R50_1x")).thing_classes == ["0", "1", "2", "3"]
 
