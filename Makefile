@@ -66,9 +66,12 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8
 test: setup
 	@$(PYTEST)
 
-# One after the other: kills at chosen moments, several processes and Ray of their own.
+# Those of ALONE one after the other: kills at chosen moments, several processes, a browser and Ray of their own.
+ALONE := tests/engine tests/inference tests/tools
+
 test-slow: setup
-	@$(PY) -m pytest -m slow
+	@$(PYTEST) -m slow $(addprefix --ignore=,$(ALONE))
+	@$(PY) -m pytest -m slow $(ALONE)
 
 lint: setup
 	@$(PY) -m ruff check .
