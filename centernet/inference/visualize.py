@@ -35,11 +35,9 @@ def resolve_metadata(cfg: CfgNode) -> Metadata:
     problems: list[str] = []
     fields = _metadata_of_dataset(cfg, own, problems)
     names = own or fields.get("thing_classes")
-    if problems and not names:
-        logger.warning(
-            "class names are not known: numbers are shown, and category ids of COCO results count from 1 (%s)",
-            problems[0],
-        )
+    if problems and fields["name"] in ("model", "numbers"):
+        unknown = "" if names else "class names are not known: numbers are shown, and "
+        logger.warning("%scategory ids of COCO results count from 1 (%s)", unknown, problems[0])
     count = _class_count(cfg)
     if names and count is not None and len(names) != count:
         origin = "MODEL.CLASS_NAMES" if own else f"dataset {fields['name']}"

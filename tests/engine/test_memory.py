@@ -7,14 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from centernet.engine.memory import kept_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 # page faults of ten blocks of 80 MB, one after the other, inside and afterwards
 COUNT = """
-import resource, torch
+import resource, sys, torch
 from centernet.engine.memory import kept_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,24 +20,29 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-with kept_memory("cpu"):
+with kept_memory(sys.argv[1]):
     faults()
     inside, kept = faults(), resident()
 given_back = kept - resident()
 print(inside, faults(), given_back)
 """
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is of glibc")
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is of glibc")
+
+def counted(device):
+    words = [sys.executable, "-c", COUNT, device]
+    return map(int, subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+
+
 def test_blocks_are_kept_inside_and_given_back_afterwards():
-    words = subprocess.run([sys.executable, "-c", COUNT], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    inside, after, given_back = map(int, words.split())
-    page = resource.getpagesize()
-    assert inside * page < 8_000_000  # of 800 MB
+    inside, after, given_back = counted("cpu")
+    assert inside * resource.getpagesize() < 8_000_000  # of 800 MB
     assert after > inside
     assert given_back > 60_000_000
 
 
 def test_other_devices_are_left_alone():
-    with kept_memory("cuda"):
-        assert torch.ones(3).sum() == 3
+    inside, _, given_back = counted("cuda")
+    assert inside > 100
+    assert given_back < 8_000_000

@@ -266,7 +266,7 @@ class CenterNet(nn.Module):
         self, head_output: HeadOutput, gt_instances: list[Instances], images: ImageList, ignored: Regions = None
     ) -> dict[str, Tensor]:
         """Float32 scalars: ``loss_centernet_loc``, and ``loss_centernet_{pos,neg}`` of the class heatmap and
-        ``loss_centernet_agn_{pos,neg}`` of the class-agnostic one, where they exist."""
+        ``loss_centernet_agn_{pos,neg}`` of the class-agnostic one, where they exist. Arguments: see :meth:`forward`."""
         classes, boxes, agnostic = head_output
         pyramid = Pyramid(tuple((b.shape[2], b.shape[3]) for b in boxes), self.strides, len(gt_instances))
         ltrb = flatten_levels(boxes)
@@ -279,8 +279,8 @@ class CenterNet(nn.Module):
         object_weight = _object_weight(gt_instances)
         positive_weight = None if object_weight is None else object_weight[targets.positive_objects]
         heatmap, losses = targets.heatmap, {}
-        if ignored is not None:  # as at a peak: no negative term
-            heatmap = heatmap.masked_fill(cells_in_regions(pyramid, ignored, ltrb.device)[:, None], 1.0)
+        if any(regions is not None for regions in ignored or ()):  # as at a peak: no negative term
+            heatmap = heatmap.masked_fill(cells_in_regions(pyramid, ignored or (), ltrb.device)[:, None], 1.0)
         if not self.only_proposal:
             positive, negative = heatmap_focal_loss(
                 flatten_levels(classes),
